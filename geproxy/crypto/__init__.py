@@ -1,0 +1,1 @@
+"""Turn keys and passwords into proofs, without a socket or a clock."""

@@ -1,0 +1,1 @@
+"""Count, log and show. Never decides anything."""

@@ -1,0 +1,1 @@
+"""Open a way to the target, directly or through a peer."""

@@ -1,0 +1,1 @@
+"""Bear, watch, replace and bury children."""

@@ -1,0 +1,1 @@
+"""Own order, half-close, idleness, limits and counting while bytes move both ways."""

@@ -1,0 +1,1 @@
+"""Turn bytes into messages and back, exactly as the documents say."""
