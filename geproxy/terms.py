@@ -31,7 +31,8 @@ class Endpoint:
             raise ValueError(f"a name has 1 to {MAX_NAME_BYTES} bytes, not {len(name)}")
         if b"\0" in name:
             raise ValueError("a name holds no NUL")
-        return cls(name.decode("utf-8", "backslashreplace"), port)
+        # surrogateescape: a name that goes to a far end unresolved must leave as it came.
+        return cls(name.decode("utf-8", "surrogateescape"), port)
 
     @classmethod
     def from_sockaddr(cls, sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> Self:
@@ -52,7 +53,11 @@ class Endpoint:
 
 def plain_address(text: str) -> Address:
     """Parse an address as the kernel prints it: without its scope, and IPv4 where it is mapped."""
-    address = ip_address(text.partition("%")[0])
+    return unmapped(ip_address(text.partition("%")[0]))
+
+
+def unmapped(address: Address) -> Address:
+    """Give the IPv4 address inside ::ffff:0:0/96, any other address as it is."""
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
@@ -117,8 +122,8 @@ class Stream(Protocol):
         """Wait for bytes and return at most *size_bytes* of them; b"" is the end of the stream."""
         ...
 
-    def recv_into(self, buffer: memoryview) -> int:
-        """Like recv, into *buffer*; 0 is the end of the stream. Does not wait: None when empty."""
+    def recv_into(self, buffer: memoryview) -> int | None:
+        """Like recv, into *buffer*, but without waiting: None when nothing is there."""
         ...
 
     def wait_readable(self) -> None:
