@@ -1,0 +1,62 @@
+"""The users of one listener, and the proof that a password is theirs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+
+from geproxy.crypto.password import PasswordHash, dummy_hash
+from geproxy.errors import AuthenticationError
+
+# Chosen here
+CACHE_SECONDS = 300.0  # a browser opens hundreds of connections; one scrypt each would be 47 ms
+CACHE_ENTRIES = 4096  # bounds what a flood of users can make us remember
+
+# Runs a slow verification off the loop; equal keys that overlap share one run.
+Verifier = Callable[[bytes, Callable[[], bool]], bool]
+
+
+class Users:
+    """An Authenticator over password hashes.
+
+    Successes are remembered under a keyed digest, never the password; the key lives and dies with
+    this process. Failures are not: each guess costs the guesser the full time, and an unknown user
+    costs what a known one does.
+    """
+
+    def __init__(self, hashes: Mapping[str, PasswordHash], verify: Verifier) -> None:
+        self._hashes = hashes
+        # As costly as the costliest of them, so that time does not tell which names exist.
+        self._nobody = dummy_hash(hashes.values())
+        self._verify = verify
+        self._key = os.urandom(32)
+        self._known: dict[bytes, float] = {}
+
+    def authenticate(self, user: str, password: bytes) -> None:
+        """Return if *password* is *user*'s.
+
+        Raises AuthenticationError, or LimitError when too many verifications wait.
+        """
+        name = user.encode("utf-8", "surrogateescape")
+        # The name's length in front: no other pair of name and password gives the same bytes.
+        proof = len(name).to_bytes(2, "big") + name + password
+        digest = blake2b(proof, key=self._key, digest_size=16).digest()
+        expires = self._known.get(digest)
+        if expires is not None and time.monotonic() < expires:
+            return
+        stored = self._hashes.get(user)
+        against = stored or self._nobody
+        right = self._verify(digest, lambda: against.verify(password))
+        if stored is None:
+            raise AuthenticationError("unknown user", user)
+        if not right:
+            raise AuthenticationError("wrong password", user)
+        self._remember(digest)
+
+    def _remember(self, digest: bytes) -> None:
+        self._known.pop(digest, None)
+        self._known[digest] = time.monotonic() + CACHE_SECONDS
+        if len(self._known) > CACHE_ENTRIES:
+            del self._known[next(iter(self._known))]
