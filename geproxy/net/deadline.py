@@ -1,0 +1,44 @@
+"""Deadlines as scopes: one total time for a whole step, however many waits it has."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from gevent import get_hub, getcurrent
+
+from geproxy.errors import DeadlineError, GeproxyError
+
+
+class Deadline:
+    """Raises in the greenlet that entered it once *seconds* are over.
+
+    The clock is the loop's monotonic one: a step of the wall clock changes nothing. *error* is
+    what is raised; by default a DeadlineError that names *step*.
+    """
+
+    __slots__ = ("_error", "_greenlet", "_seconds", "_step", "_timer")
+
+    def __init__(self, seconds: float, step: str, error: GeproxyError | None = None) -> None:
+        self._seconds = seconds
+        self._step = step
+        self._error = error
+
+    def __enter__(self) -> Self:
+        self._greenlet = getcurrent()
+        self._timer = get_hub().loop.timer(self._seconds)
+        self._timer.start(self._expire)
+        return self
+
+    def _expire(self) -> None:
+        text = f"{self._step} took longer than {self._seconds:g} seconds"
+        self._greenlet.throw(self._error or DeadlineError(text))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.stop()
+        self._timer.close()

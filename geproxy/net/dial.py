@@ -1,0 +1,171 @@
+"""Dial a target: every address of it, staggered, until one stands (RFC 8305)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Sequence
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING
+
+from gevent import get_hub
+from gevent.event import Event
+
+from geproxy.errors import DialError
+from geproxy.net.sockopt import prepare_connection
+from geproxy.net.stream import WRITE, SocketStream
+from geproxy.terms import Address, Endpoint, Outcome
+
+if TYPE_CHECKING:
+    from gevent._types import _IoWatcher as Watcher
+
+# Fixed by the specification
+STAGGER_SECONDS = 0.25  # RFC 8305 §5: Connection Attempt Delay
+
+_UNREACHABLE_NETWORK = ("unreachable", Outcome.NETWORK_UNREACHABLE)
+_UNREACHABLE_HOST = ("unreachable", Outcome.HOST_UNREACHABLE)
+_EXHAUSTED = ("limit", Outcome.FAILED)
+
+ERRNO_OUTCOMES = {
+    errno.ECONNREFUSED: ("refused", Outcome.REFUSED),
+    errno.ETIMEDOUT: ("timeout", Outcome.TIMED_OUT),
+    errno.EHOSTUNREACH: _UNREACHABLE_HOST,
+    errno.EHOSTDOWN: _UNREACHABLE_HOST,
+    errno.EACCES: _UNREACHABLE_HOST,  # a firewall of this host, or a broadcast address
+    errno.EPERM: _UNREACHABLE_HOST,
+    errno.ENETUNREACH: _UNREACHABLE_NETWORK,
+    errno.ENETDOWN: _UNREACHABLE_NETWORK,
+    errno.EAFNOSUPPORT: _UNREACHABLE_NETWORK,  # a kernel without IPv6
+    errno.EADDRNOTAVAIL: _UNREACHABLE_NETWORK,  # no address of ours to dial it from
+    errno.EINVAL: _UNREACHABLE_NETWORK,  # 240.0.0.0/4, or link-local without a scope
+    errno.ECONNRESET: ("reset", Outcome.FAILED),
+    errno.EMFILE: _EXHAUSTED,
+    errno.ENFILE: _EXHAUSTED,
+    errno.ENOBUFS: _EXHAUSTED,
+    errno.ENOMEM: _EXHAUSTED,
+    errno.EAGAIN: _EXHAUSTED,  # connect(2): no free local port
+}
+
+# When every address failed, the client hears the failure that tells most about the target.
+_TELLING = ("refused", "reset", "timeout", "unreachable", "limit", "internal")
+
+
+def dial_error(number: int, endpoint: Endpoint) -> DialError:
+    """Turn an errno into the error for it: the one table from errno to Outcome."""
+    code, outcome = ERRNO_OUTCOMES.get(number, ("internal", Outcome.FAILED))
+    return DialError(f"{endpoint}: {os.strerror(number)}", code, outcome)
+
+
+def interleave(addresses: Sequence[Address]) -> list[Address]:
+    """Order for dialing: families in turn, the first one's first (RFC 8305 §4)."""
+    if not addresses:
+        return []
+    leader = type(addresses[0])
+    first = [address for address in addresses if type(address) is leader]
+    second = [address for address in addresses if type(address) is not leader]
+    ordered: list[Address] = []
+    for index in range(max(len(first), len(second))):
+        ordered += first[index : index + 1] + second[index : index + 1]
+    return ordered
+
+
+def dial(endpoints: Sequence[Endpoint]) -> SocketStream:
+    """Connect to the first of *endpoints* that answers; each holds an address, not a name.
+
+    The next one is tried when the last one failed, or has not answered for STAGGER_SECONDS. The
+    time in all is the caller's Deadline. Raises DialError when all have failed.
+    """
+    race = _Race()
+    try:
+        for endpoint in endpoints:
+            race.start(endpoint)
+            stream = race.wait(STAGGER_SECONDS)
+            if stream is not None:
+                return stream
+        while race.attempts:
+            stream = race.wait(None)
+            if stream is not None:
+                return stream
+    finally:
+        race.close()
+    raise min(race.failures, key=lambda failure: _TELLING.index(failure.code))
+
+
+class _Attempt:
+    """One connect() that is under way."""
+
+    __slots__ = ("endpoint", "socket", "watcher")
+
+    def __init__(self, endpoint: Endpoint, sock: socket.socket, watcher: Watcher) -> None:
+        self.endpoint = endpoint
+        self.socket = sock
+        self.watcher = watcher
+
+
+class _Race:
+    """Attempts side by side in one greenlet; the winner leaves with its socket."""
+
+    __slots__ = ("_answered", "_event", "attempts", "failures")
+
+    def __init__(self) -> None:
+        self.attempts: list[_Attempt] = []
+        self.failures: list[DialError] = []
+        self._answered: list[_Attempt] = []
+        self._event = Event()
+
+    def start(self, endpoint: Endpoint) -> None:
+        """Begin to connect. A failure on the spot counts like a later one."""
+        family = socket.AF_INET6 if isinstance(endpoint.host, IPv6Address) else socket.AF_INET
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            self.failures.append(dial_error(error.errno or 0, endpoint))
+            self._event.set()
+            return
+        prepare_connection(sock)
+        number = sock.connect_ex(endpoint.sockaddr)
+        watcher = get_hub().loop.io(sock.fileno(), WRITE)
+        attempt = _Attempt(endpoint, sock, watcher)
+        self.attempts.append(attempt)
+        if number == errno.EINPROGRESS:
+            watcher.start(self._answer, attempt)
+        elif number:
+            self._fail(attempt, number)
+        else:
+            self._answer(attempt)
+
+    def _answer(self, attempt: _Attempt) -> None:
+        attempt.watcher.stop()
+        self._answered.append(attempt)
+        self._event.set()
+
+    def _fail(self, attempt: _Attempt, number: int) -> None:
+        self.failures.append(dial_error(number, attempt.endpoint))
+        self._leave(attempt)
+        attempt.socket.close()
+        self._event.set()
+
+    def _leave(self, attempt: _Attempt) -> None:
+        self.attempts.remove(attempt)
+        attempt.watcher.close()
+
+    def wait(self, seconds: float | None) -> SocketStream | None:
+        """Wait for an answer: a connection, or None after a failure or *seconds*."""
+        self._event.wait(seconds)
+        self._event.clear()
+        while self._answered:
+            attempt = self._answered.pop()
+            number = attempt.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if number:
+                self._fail(attempt, number)
+                continue
+            self._leave(attempt)
+            return SocketStream(attempt.socket, attempt.endpoint)
+        return None
+
+    def close(self) -> None:
+        """End the attempts that lost."""
+        for attempt in list(self.attempts):
+            self._leave(attempt)
+            attempt.socket.close()

@@ -1,0 +1,123 @@
+"""Greenlets that belong to somebody: started, interrupted and ended by their owner."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+import gevent
+from gevent import get_hub, getcurrent, sleep
+from gevent.event import Event
+from gevent.hub import spawn_raw
+from greenlet import greenlet
+
+from geproxy.errors import GeproxyError
+
+__all__ = [
+    "Event",
+    "assert_fork_safe",
+    "getcurrent",
+    "greenlet",
+    "interrupt",
+    "prepare_loop",
+    "run_both",
+    "sleep",
+    "spawn",
+    "stacks",
+    "wait_readable",
+]
+
+
+def assert_fork_safe() -> None:
+    """Hold the master to its promise: no hub and no thread exists when it forks.
+
+    A hub's pending greenlets would run once more in every child (gevent.os says so).
+    """
+    from gevent._hub_local import get_hub_if_exists
+
+    assert get_hub_if_exists() is None, "a hub exists in the process that forks"
+    assert threading.active_count() == 1, "a thread exists in the process that forks"
+
+
+def prepare_loop() -> str:
+    """Make this process's hub. Returns the loop's name and backend, for the log."""
+    # On by default; it keeps frames of the spawner for every greenlet.
+    gevent.config.track_greenlet_tree = False
+    loop = get_hub().loop
+    return f"{type(loop).__module__.rpartition('.')[2]}/{loop.backend}"
+
+
+def spawn(function: Callable[[], None]) -> greenlet:
+    """Start *function* in a greenlet of its own; it must not raise."""
+    started: greenlet = spawn_raw(function)
+    return started
+
+
+def interrupt(target: greenlet, error: GeproxyError) -> None:
+    """Raise *error* in *target* at the wait it stands in, soon. A finished one is left alone."""
+    get_hub().loop.run_callback(_throw, target, error)
+
+
+def _throw(target: greenlet, error: BaseException) -> None:
+    if not target.dead:
+        target.throw(error)
+
+
+def run_both(here: Callable[[], None], there: Callable[[], None]) -> None:
+    """Run *here* in this greenlet and *there* in another; return when both have returned.
+
+    The first error of either ends the other and is raised here. Nothing is left running.
+    """
+    owner = getcurrent()
+    done = Event()
+    inside = True
+    failure: Exception | None = None
+
+    def run_there() -> None:
+        nonlocal failure
+        try:
+            there()
+        except Exception as error:  # not lost: it is raised in the owner
+            failure = error
+            get_hub().loop.run_callback(report)
+        finally:
+            done.set()
+
+    def report() -> None:
+        # The owner may have left, or met the failure itself, in the meantime.
+        if inside and failure is not None:
+            owner.throw(failure)
+
+    other = spawn_raw(run_there)
+    try:
+        here()
+        done.wait()
+        inside = False
+        if failure is not None:
+            raise failure
+    finally:
+        inside = False
+        if not done.is_set():
+            # By way of the loop, after the start that spawn_raw queued: a greenlet that is killed
+            # before it started never runs its finally.
+            get_hub().loop.run_callback(_throw, other, gevent.GreenletExit())
+            done.wait()
+
+
+def wait_readable(descriptor: int) -> None:
+    """Wait until *descriptor* has something to read or has ended."""
+    watcher = get_hub().loop.io(descriptor, 1)
+    try:
+        get_hub().wait(watcher)
+    finally:
+        watcher.close()
+
+
+def stacks(greenlets: Iterable[greenlet]) -> str:
+    """Say where each of *greenlets* stands, one line each: for the log of a worker that hangs."""
+    lines = []
+    for one in greenlets:
+        frame = one.gr_frame
+        place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "running or finished"
+        lines.append(place)
+    return "\n".join(lines)

@@ -1,0 +1,88 @@
+"""Blocking calls on a few threads of their own, so that the loop never waits for them.
+
+Not on gevent's default pool: ten stuck look-ups there would stop everything else that uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from gevent.event import AsyncResult
+from gevent.hub import spawn_raw
+from gevent.threadpool import ThreadPool
+
+from geproxy.errors import LimitError
+
+T = TypeVar("T")
+
+
+class Offload(Generic[T]):
+    """Runs calls on *threads* threads; equal keys that overlap share one call.
+
+    A Deadline around run() ends the wait, not the call: its thread stays busy until it returns.
+    """
+
+    def __init__(self, what: str, threads: int, waiting_limit: int) -> None:
+        self._what = what
+        self._pool = ThreadPool(threads)
+        self._limit = threads + waiting_limit
+        self._running: dict[Hashable, AsyncResult[T]] = {}
+
+    def run(
+        self, key: Hashable, function: Callable[[], T], done: Callable[[], None] | None = None
+    ) -> T:
+        """Return what *function* returns, or raise what it raises.
+
+        *done* is called when this very call has ended, or was never needed.
+        Raises LimitError when too many calls wait already.
+        """
+        result = self._running.get(key)
+        if result is not None or len(self._running) >= self._limit:
+            if done is not None:
+                done()
+            if result is None:
+                raise LimitError(f"too many {self._what} at once")
+        else:
+            result = self._running[key] = AsyncResult()
+            spawn_raw(self._execute, key, function, result, done)
+        return result.get()  # type: ignore[return-value]  # None comes with a timeout alone
+
+    def _execute(
+        self,
+        key: Hashable,
+        function: Callable[[], T],
+        result: AsyncResult[T],
+        done: Callable[[], None] | None,
+    ) -> None:
+        answer = self._pool.apply(_call, (function,))
+        del self._running[key]
+        if done is not None:
+            done()
+        if answer.error is not None:
+            result.set_exception(answer.error)
+        else:
+            result.set(answer.value)
+
+    def exercise(self, function: Callable[[], object]) -> None:
+        """Run *function* once on a thread, so that whatever it loads lazily is there."""
+        answer = self._pool.apply(_call, (function,))
+        if answer.error is not None:
+            raise answer.error
+
+
+class _Answer(Generic[T]):
+    """How a call ended. Errors are handed over: gevent prints what a pool's thread raises."""
+
+    __slots__ = ("error", "value")
+    value: T
+    error: Exception | None
+
+
+def _call(function: Callable[[], T]) -> _Answer[T]:
+    answer: _Answer[T] = _Answer()
+    try:
+        answer.value, answer.error = function(), None
+    except Exception as error:
+        answer.error = error
+    return answer

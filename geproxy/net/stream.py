@@ -1,0 +1,161 @@
+"""A TCP connection as a Stream: the system call first, a wait only when it would block."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING, TypeVar
+
+from gevent import get_hub
+
+from geproxy.errors import DeadlineError, ProtocolError, ResetError
+from geproxy.net.deadline import Deadline
+from geproxy.net.sockopt import reset_on_close
+from geproxy.terms import Decoder, Endpoint
+
+if TYPE_CHECKING:
+    from gevent._types import _IoWatcher as Watcher
+
+T = TypeVar("T")
+
+
+READ, WRITE = 1, 2  # libev's EV_READ and EV_WRITE
+
+# Chosen here
+MESSAGE_READ_BYTES = 4096  # one page holds any handshake message, and often what is glued to it
+
+
+class SocketStream:
+    """A connected, non-blocking TCP socket; see terms.Stream for what each call promises."""
+
+    __slots__ = ("_bound", "_leftover", "_peer", "_reader", "_socket", "_writer")
+
+    def __init__(self, sock: socket.socket, peer: Endpoint) -> None:
+        self._socket = sock
+        self._peer = peer
+        self._bound: Endpoint | None = None
+        self._leftover = b""
+        # Made at the first wait and kept: most connections wait for reading, few for writing.
+        self._reader: Watcher | None = None
+        self._writer: Watcher | None = None
+
+    @property
+    def peer(self) -> Endpoint:
+        """The other side's address."""
+        return self._peer
+
+    @property
+    def bound(self) -> Endpoint:
+        """Our own address of this connection."""
+        if self._bound is None:
+            self._bound = Endpoint.from_sockaddr(self._socket.getsockname())
+        return self._bound
+
+    def recv(self, size_bytes: int) -> bytes:
+        """Wait for bytes; b"" is the end of the stream."""
+        if self._leftover:
+            data, self._leftover = self._leftover[:size_bytes], self._leftover[size_bytes:]
+            return data
+        while True:
+            try:
+                return self._socket.recv(size_bytes)
+            except BlockingIOError:
+                self.wait_readable()
+            except OSError as error:
+                raise _broken(error) from error
+
+    def recv_into(self, buffer: memoryview) -> int | None:
+        """Read what is there: a count, 0 at the end of the stream, None when nothing is there."""
+        if self._leftover:
+            data = self.recv(len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+        try:
+            return self._socket.recv_into(buffer)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise _broken(error) from error
+
+    def wait_readable(self) -> None:
+        """Return once there is something to read: bytes, the end, or an error."""
+        if self._leftover:
+            return
+        if self._reader is None:
+            self._reader = get_hub().loop.io(self._socket.fileno(), READ)
+        get_hub().wait(self._reader)
+
+    def _wait_writable(self) -> None:
+        if self._writer is None:
+            self._writer = get_hub().loop.io(self._socket.fileno(), WRITE)
+        get_hub().wait(self._writer)
+
+    def send_all(self, data: bytes | memoryview) -> None:
+        """Return once the kernel has taken all of *data*."""
+        left = len(data)
+        while True:
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                self._wait_writable()
+                continue
+            except OSError as error:
+                raise _broken(error) from error
+            left -= sent
+            if not left:
+                return
+            data = memoryview(data)[sent:]
+
+    def read_message(self, message: Decoder[T], limit_bytes: int) -> T:
+        """Read one message; what follows it is kept for the next read."""
+        data = self._leftover
+        self._leftover = b""
+        while True:
+            found = message.decode(data)
+            if found is not None:
+                self._leftover = data[found[1] :]
+                return found[0]
+            if len(data) >= limit_bytes:
+                raise ProtocolError(f"a message longer than {limit_bytes} bytes")
+            more = self.recv(MESSAGE_READ_BYTES)
+            if not more:
+                raise ProtocolError(f"the stream ended {len(data)} bytes into a message")
+            data += more
+
+    def close_write(self) -> None:
+        """Send FIN; reading goes on."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise _broken(error) from error
+
+    def abort(self) -> None:
+        """Send RST."""
+        if self._socket.fileno() >= 0:
+            reset_on_close(self._socket)
+        self.close()
+
+    def linger(self, seconds: float) -> None:
+        """FIN, then read and drop until the other side's FIN, at most *seconds*."""
+        try:
+            with Deadline(seconds, "the last reply"):
+                self.close_write()
+                while self.recv(MESSAGE_READ_BYTES):
+                    pass
+        except (DeadlineError, ResetError):
+            pass  # it has had its time, or is gone already: nothing is left to deliver
+
+    def close(self) -> None:
+        """Close the socket; its watchers first, for the loop must not see a reused descriptor."""
+        for watcher in (self._reader, self._writer):
+            if watcher is not None:
+                watcher.close()
+        self._reader = self._writer = None
+        self._socket.close()
+
+
+def _broken(error: OSError) -> ResetError | DeadlineError:
+    """Say how a connection broke: by the other side, or because it no longer answers."""
+    if error.errno == errno.ETIMEDOUT:
+        return DeadlineError("the other side no longer answers")
+    return ResetError(error.strerror or str(error))
