@@ -1,0 +1,113 @@
+"""One generation of workers: all born of the same settings, on the same sockets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from geproxy.config.settings import Settings
+from geproxy.observe.log import Log
+from geproxy.process.control import Verb
+from geproxy.process.listeners import Lent
+from geproxy.process.spawn import Child, Throttle
+
+# Chosen here
+READY_SECONDS = 10.0  # for all of a new generation
+KILL_AFTER_SECONDS = 2.0  # between a signal that asks and the one that does not
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """The workers of one configuration."""
+
+    settings: Settings
+    log: Log
+    lent: Lent
+    bear: Callable[[Generation, int], Child]
+    wanted: int  # how many workers; TTIN and TTOU change it
+    children: list[Child] = field(default_factory=list)
+    throttle: Throttle = field(default_factory=Throttle)
+    born: float = field(default_factory=time.monotonic)
+
+    def start(self) -> None:
+        """Bear every worker. Raises OSError."""
+        for number in range(1, self.wanted + 1):
+            self.children.append(self.bear(self, number))
+
+    def serving(self) -> list[Child]:
+        """Those that accept, or will as soon as they are ready."""
+        return [child for child in self.children if not child.draining]
+
+    @property
+    def ready(self) -> bool:
+        """True when every worker has said so."""
+        return all(child.ready for child in self.children) and len(self.children) == self.wanted
+
+    def tell(self, verb: Verb, argument: str = "") -> None:
+        """Say the same to all."""
+        for child in self.children:
+            child.control.send(verb, argument)
+
+    def drain(self, seconds: float) -> None:
+        """Have all of them stop accepting and finish within *seconds*; 0 is without limit."""
+        for child in self.children:
+            child.draining = True
+        self.tell(Verb.DRAIN, f"{seconds:g}")
+
+    def kill(self) -> None:
+        """End all of them at once."""
+        for child in self.children:
+            kill(child, signal.SIGKILL)
+
+    def replace_missing(self, now: float) -> None:
+        """Bear those that are missing and due; let those that are too many go. Raises OSError."""
+        serving = self.serving()
+        for child in serving:
+            if child.number > self.wanted:
+                child.draining = True
+                child.control.send(Verb.DRAIN, f"{self.settings.server.drain_seconds:g}")
+        present = {child.number for child in serving}
+        for number in range(1, self.wanted + 1):
+            if number not in present and self.throttle.due(number, now):
+                self.children.append(self.bear(self, number))
+
+
+def kill(child: Child, number: signal.Signals) -> None:
+    """Send a signal to a child that has not been reaped, so the pid is its own still."""
+    os.kill(child.pid, number)
+
+
+class Watch:
+    """Finds workers that no longer beat, by looking again and again with the master's own clock.
+
+    A look after a long pause of the master counts as a short one: a master that was stopped, or a
+    machine that slept, kills nobody. One hanging worker is dealt with at a time.
+    """
+
+    LOOK_SECONDS = 1.0
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def look(self, children: Iterable[Child], heartbeat_seconds: float, now: float) -> Child | None:
+        """Return a worker to act on, if there is one: ABRT it first, KILL it when asked again."""
+        passed = min(now - self._last, 2 * self.LOOK_SECONDS)
+        if passed < self.LOOK_SECONDS:
+            return None
+        self._last = now
+        silent = None
+        for child in children:
+            beat = child.slot.read().beat_ns
+            if beat != child.beat_ns:
+                child.beat_ns, child.silent_seconds = beat, 0.0
+                continue
+            child.silent_seconds += passed
+            limit_seconds = heartbeat_seconds if child.ready else READY_SECONDS
+            if child.aborted:
+                limit_seconds += KILL_AFTER_SECONDS
+            if child.silent_seconds >= limit_seconds and (silent is None or child.aborted):
+                silent = child
+        return silent

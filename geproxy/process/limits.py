@@ -1,0 +1,32 @@
+"""File descriptors: ask for what the sessions need, or lower the sessions to what there is."""
+
+from __future__ import annotations
+
+import resource
+
+# Chosen here
+DESCRIPTORS_PER_SESSION = 2  # the client's and the target's socket
+RESERVE = 64  # listening sockets, logs, the event loop, look-ups, attempts side by side
+
+
+def fit_sessions(sessions: int) -> int:
+    """Raise RLIMIT_NOFILE to what *sessions* need; return how many fit in what could be had.
+
+    The hard limit can be raised by root alone.
+    """
+    wanted = sessions * DESCRIPTORS_PER_SESSION + RESERVE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+            return sessions
+        except (OSError, ValueError):  # not root, or beyond fs.nr_open
+            wanted = hard
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        granted = soft
+    else:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        granted = wanted
+    if granted == resource.RLIM_INFINITY:
+        return sessions
+    return min(sessions, max((granted - RESERVE) // DESCRIPTORS_PER_SESSION, 1))

@@ -1,0 +1,78 @@
+"""One slot of shared memory per worker, written by that worker alone.
+
+The memory is a memfd of the master's, so that it has no name, needs no cleaning up, and another
+process can read it through /proc/PID/fd.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from dataclasses import dataclass
+
+# Chosen here
+SLOTS = 1024  # 64 workers through 16 reloads whose old sessions never end: 64 KiB in all
+FIELDS = ("pid", "number", "beat_ns", "sessions", "served", "up_bytes", "down_bytes", "spare")
+WORD_BYTES = 8
+SLOT_BYTES = len(FIELDS) * WORD_BYTES  # one cache line: writers do not slow each other
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one slot said at one moment."""
+
+    pid: int
+    number: int
+    beat_ns: int
+    sessions: int
+    served: int
+    up_bytes: int
+    down_bytes: int
+    spare: int
+
+
+class Slot:
+    """One worker's words; each is written whole, so a reader never sees half a number."""
+
+    __slots__ = ("_words", "index")
+
+    def __init__(self, words: memoryview, index: int) -> None:
+        self._words = words
+        self.index = index
+
+    def beat(self, sessions: int, served: int, up_bytes: int, down_bytes: int) -> None:
+        """Say that the loop turns, and what it has done so far."""
+        words = self._words
+        words[3], words[4], words[5], words[6] = sessions, served, up_bytes, down_bytes
+        words[2] = time.monotonic_ns()
+
+    def read(self) -> Reading:
+        """Copy the words out."""
+        return Reading(*self._words)
+
+    def claim(self, pid: int, number: int) -> None:
+        """Make the slot a new worker's."""
+        self._words[:] = memoryview(bytes(SLOT_BYTES)).cast("Q")
+        self._words[0], self._words[1] = pid, number
+
+    @property
+    def free(self) -> bool:
+        """True while no worker has it."""
+        return not self._words[0]
+
+
+class Scoreboard:
+    """All slots. The master makes it before the first fork; workers inherit it."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.memfd_create("geproxy-scoreboard", os.MFD_CLOEXEC)
+        os.ftruncate(self.descriptor, SLOTS * SLOT_BYTES)
+        memory = mmap.mmap(self.descriptor, SLOTS * SLOT_BYTES)
+        words = memoryview(memory).cast("Q")
+        size = len(FIELDS)
+        self._slots = [Slot(words[i * size : (i + 1) * size], i) for i in range(SLOTS)]
+
+    def take(self) -> Slot | None:
+        """Find a free slot; None when so many workers live that there is none."""
+        return next((slot for slot in self._slots if slot.free), None)

@@ -1,0 +1,203 @@
+"""One worker: accept, serve, drain, and say how it goes."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from functools import partial
+from types import FrameType
+
+from setproctitle import setproctitle
+
+from geproxy.errors import GeproxyError, ShutdownError
+from geproxy.net.accept import Gate, accept_clients
+from geproxy.net.greenlets import (
+    Event,
+    assert_fork_safe,
+    getcurrent,
+    greenlet,
+    interrupt,
+    prepare_loop,
+    sleep,
+    spawn,
+    stacks,
+    wait_readable,
+)
+from geproxy.net.stream import SocketStream
+from geproxy.process.control import Verb
+from geproxy.process.listeners import address_of
+from geproxy.process.master import Assignment
+from geproxy.session import serve
+from geproxy.site import Site
+from geproxy.terms import Listener
+
+# Chosen here
+BEAT_SECONDS = 1.0
+FAREWELL_SECONDS = 1.0  # for sessions that were told to end
+COMPLAINT_SECONDS = 1.0  # between two lines about the same shortage
+
+
+def preload() -> None:
+    """Hold the process that forks to its promise, once this module and all it needs is loaded."""
+    assert_fork_safe()
+
+
+def main(assignment: Assignment) -> int:
+    """Be a worker until told to leave. Returns the exit status."""
+    _set_title(assignment.number, 0)
+    _die_with_a_word()
+    loop = prepare_loop()
+    listening = [address_of(sock) for sockets in assignment.lent.values() for sock in sockets]
+    site = Site(assignment.settings, listening, assignment.log)
+    site.exercise()
+    assignment.log.debug("worker.start", worker=assignment.number, loop=loop)
+    worker = Worker(assignment, site)
+    signal.signal(signal.SIGTERM, worker.asked_to_leave)
+    assignment.control.send(Verb.READY)
+    return worker.run()
+
+
+class Worker:
+    """The sessions of one process, and the end of them."""
+
+    def __init__(self, assignment: Assignment, site: Site) -> None:
+        self._assignment = assignment
+        self._control = assignment.control
+        self._site = site
+        self._gate = Gate(assignment.settings.limits.sessions)
+        self._sessions: set[greenlet] = set()
+        self._acceptors: list[greenlet] = []
+        self._served = 0
+        self._complained = 0.0
+        self._leave_by: float | None = None  # monotonic; None: serving
+        self._leaving = Event()
+
+    def run(self) -> int:
+        """Listen to the master, and leave when everything is done."""
+        spawn(self._tick)
+        spawn(self._obey)
+        self._leaving.wait()
+        while self._sessions and not self._late():
+            sleep(0.05)
+        for session in self._sessions:
+            interrupt(session, ShutdownError("the proxy stops"))
+        farewell_by = time.monotonic() + FAREWELL_SECONDS
+        while self._sessions and time.monotonic() < farewell_by:
+            sleep(0.01)
+        self._assignment.log.flush()
+        return 0
+
+    def _late(self) -> bool:
+        return self._leave_by is not None and time.monotonic() >= self._leave_by
+
+    # -- the master's word -----------------------------------------------------------------
+
+    def _obey(self) -> None:
+        while True:
+            try:
+                message = self._control.receive()
+            except BlockingIOError:
+                wait_readable(self._control.fileno())
+                continue
+            if message is None:  # the master is dead: nobody new, and the usual time for the rest
+                self._drain(self._assignment.settings.server.drain_seconds)
+                return
+            verb, argument = message
+            if verb is Verb.SERVE:
+                self._accept()
+            elif verb is Verb.DRAIN:
+                self._drain(float(argument) or None)
+            elif verb is Verb.QUIT:
+                self._drain(-1.0)
+
+    def asked_to_leave(self, number: int, frame: FrameType | None) -> None:
+        """TERM to this worker alone: the master puts another in its place while it drains."""
+        self._control.send(Verb.DRAINING)
+        self._drain(self._assignment.settings.server.drain_seconds)
+
+    def _drain(self, seconds: float | None) -> None:
+        """Accept nobody more, and leave when the last session has, or after *seconds*."""
+        for acceptor in self._acceptors:
+            interrupt(acceptor, ShutdownError("no more clients"))
+        self._acceptors.clear()
+        for sockets in self._assignment.lent.values():
+            for sock in sockets:
+                sock.close()
+        self._leave_by = None if seconds is None else time.monotonic() + seconds
+        self._leaving.set()
+
+    # -- clients -----------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for name, sockets in self._assignment.lent.items():
+            for sock in sockets:
+                run = partial(self._accept_from, sock, self._site.listeners[name])
+                self._acceptors.append(spawn(run))
+
+    def _accept_from(self, sock: socket.socket, listener: Listener) -> None:
+        try:
+            accept_clients(sock, self._gate, partial(self._welcome, listener), self._complain)
+        except ShutdownError:
+            pass  # _drain closes the socket
+
+    def _welcome(self, listener: Listener, client: SocketStream) -> None:
+        self._gate.enter()
+        self._served += 1
+        self._sessions.add(spawn(partial(self._serve, client, listener)))
+
+    def _serve(self, client: SocketStream, listener: Listener) -> None:
+        try:
+            serve(client, listener, self._site)
+        except GeproxyError:
+            pass  # told to end after its own end had begun
+        finally:
+            self._sessions.discard(getcurrent())
+            self._gate.leave()
+
+    def _complain(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now - self._complained >= COMPLAINT_SECONDS:
+            self._complained = now
+            self._site.log.error(
+                "accept.pause", reason=error.strerror, sessions=len(self._sessions)
+            )
+
+    # -- how it goes -------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        relays, slot = self._site.relays, self._assignment.slot
+        pause_seconds = min(BEAT_SECONDS, relays.sweep_seconds)
+        shown = 0
+        while True:
+            relays.sweep(time.monotonic())
+            slot.beat(len(self._sessions), self._served, *relays.totals())
+            if shown != len(self._sessions):
+                shown = len(self._sessions)
+                _set_title(self._assignment.number, shown)
+            self._site.log.flush()
+            sleep(pause_seconds)
+
+
+def _set_title(number: int, sessions: int) -> None:
+    setproctitle(f"geproxy: worker {number} ({sessions} session{'' if sessions == 1 else 's'})")
+
+
+def _die_with_a_word() -> None:
+    """On ABRT, which the master sends to a worker that hangs, say where it stands, and die.
+
+    The fault handler speaks for an interpreter that no longer runs; then, if it does run, every
+    greenlet's place follows.
+    """
+
+    def speak(number: int, frame: FrameType | None) -> None:
+        places = stacks(one for one in gc.get_objects() if isinstance(one, greenlet))
+        print(f"greenlets:\n{places}", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGABRT)
+
+    signal.signal(signal.SIGABRT, speak)
+    faulthandler.enable()
