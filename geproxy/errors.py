@@ -76,6 +76,12 @@ class AuthenticationError(GeproxyError):
         self.user = user  # as claimed
 
 
+class ReplayError(AuthenticationError):
+    """Bytes that were authentic once, and were sent again."""
+
+    code = "replay"
+
+
 class DeniedError(GeproxyError):
     """Policy says no."""
 

@@ -142,6 +142,11 @@ class Stream(Protocol):
         """
         ...
 
+    @property
+    def holds_head(self) -> bool:
+        """True while a head waits to be sent in front of the first bytes, or by send_all(b"")."""
+        ...
+
     def close_write(self) -> None:
         """Tell the other side that no more bytes come (half-close). Reading goes on."""
         ...
@@ -153,7 +158,8 @@ class Stream(Protocol):
     def linger(self, seconds: float) -> None:
         """Half-close, then read and drop for at most *seconds*, so that the last reply arrives.
 
-        A close with unread bytes would be a reset, and a reset can overtake the reply.
+        A close with unread bytes would be a reset, and a reset can overtake the reply. Returns at
+        once where nothing was ever sent.
         """
         ...
 
@@ -192,6 +198,14 @@ class Request(Protocol):
 
     def refuse(self, outcome: Outcome) -> None:
         """Answer no. The stream is open still; the session closes it."""
+        ...
+
+
+class Store(Protocol):
+    """A memory that all workers share."""
+
+    def remember_once(self, key: bytes) -> bool:
+        """True for the first to say *key*, in whichever worker; False for everyone after."""
         ...
 
 

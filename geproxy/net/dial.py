@@ -132,6 +132,7 @@ class _Race:
             watcher.start(self._answer, attempt)
         elif number:
             self._fail(attempt, number)
+            self._event.set()
         else:
             self._answer(attempt)
 
@@ -144,7 +145,6 @@ class _Race:
         self.failures.append(dial_error(number, attempt.endpoint))
         self._leave(attempt)
         attempt.socket.close()
-        self._event.set()
 
     def _leave(self, attempt: _Attempt) -> None:
         self.attempts.remove(attempt)

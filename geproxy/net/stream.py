@@ -25,16 +25,52 @@ READ, WRITE = 1, 2  # libev's EV_READ and EV_WRITE
 MESSAGE_READ_BYTES = 4096  # one page holds any handshake message, and often what is glued to it
 
 
-class SocketStream:
+class MessageReader:
+    """Reads messages off a stream whose bytes come in any pieces; what is left over waits here."""
+
+    __slots__ = ("_leftover",)
+
+    def __init__(self) -> None:
+        self._leftover = b""
+
+    def recv(self, size_bytes: int) -> bytes:
+        """See terms.Stream: the leftover first."""
+        raise NotImplementedError
+
+    def _take_leftover(self, size_bytes: int) -> bytes:
+        data, self._leftover = self._leftover[:size_bytes], self._leftover[size_bytes:]
+        return data
+
+    def read_message(self, message: Decoder[T], limit_bytes: int) -> T:
+        """Read one message; what follows it is kept for the next read."""
+        data = self._leftover
+        self._leftover = b""
+        while True:
+            found = message.decode(data)
+            if found is not None:
+                self._leftover = data[found[1] :]
+                return found[0]
+            if len(data) >= limit_bytes:
+                raise ProtocolError(f"a message longer than {limit_bytes} bytes")
+            more = self.recv(MESSAGE_READ_BYTES)
+            if not more:
+                raise ProtocolError(f"the stream ended {len(data)} bytes into a message")
+            data += more
+
+
+class SocketStream(MessageReader):
     """A connected, non-blocking TCP socket; see terms.Stream for what each call promises."""
 
-    __slots__ = ("_bound", "_leftover", "_peer", "_reader", "_socket", "_writer")
+    __slots__ = ("_bound", "_peer", "_reader", "_sent", "_socket", "_writer")
+
+    holds_head = False
 
     def __init__(self, sock: socket.socket, peer: Endpoint) -> None:
+        super().__init__()
         self._socket = sock
         self._peer = peer
         self._bound: Endpoint | None = None
-        self._leftover = b""
+        self._sent = False
         # Made at the first wait and kept: most connections wait for reading, few for writing.
         self._reader: Watcher | None = None
         self._writer: Watcher | None = None
@@ -54,8 +90,7 @@ class SocketStream:
     def recv(self, size_bytes: int) -> bytes:
         """Wait for bytes; b"" is the end of the stream."""
         if self._leftover:
-            data, self._leftover = self._leftover[:size_bytes], self._leftover[size_bytes:]
-            return data
+            return self._take_leftover(size_bytes)
         while True:
             try:
                 return self._socket.recv(size_bytes)
@@ -67,7 +102,7 @@ class SocketStream:
     def recv_into(self, buffer: memoryview) -> int | None:
         """Read what is there: a count, 0 at the end of the stream, None when nothing is there."""
         if self._leftover:
-            data = self.recv(len(buffer))
+            data = self._take_leftover(len(buffer))
             buffer[: len(data)] = data
             return len(data)
         try:
@@ -101,26 +136,11 @@ class SocketStream:
                 continue
             except OSError as error:
                 raise _broken(error) from error
+            self._sent = True
             left -= sent
             if not left:
                 return
             data = memoryview(data)[sent:]
-
-    def read_message(self, message: Decoder[T], limit_bytes: int) -> T:
-        """Read one message; what follows it is kept for the next read."""
-        data = self._leftover
-        self._leftover = b""
-        while True:
-            found = message.decode(data)
-            if found is not None:
-                self._leftover = data[found[1] :]
-                return found[0]
-            if len(data) >= limit_bytes:
-                raise ProtocolError(f"a message longer than {limit_bytes} bytes")
-            more = self.recv(MESSAGE_READ_BYTES)
-            if not more:
-                raise ProtocolError(f"the stream ended {len(data)} bytes into a message")
-            data += more
 
     def close_write(self) -> None:
         """Send FIN; reading goes on."""
@@ -136,7 +156,12 @@ class SocketStream:
         self.close()
 
     def linger(self, seconds: float) -> None:
-        """FIN, then read and drop until the other side's FIN, at most *seconds*."""
+        """FIN, then read and drop until the other side's FIN, at most *seconds*.
+
+        Where nothing was sent there is no reply to deliver, and nothing to wait for.
+        """
+        if not self._sent:
+            return
         try:
             with Deadline(seconds, "the last reply"):
                 self.close_write()

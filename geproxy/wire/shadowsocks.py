@@ -1,0 +1,138 @@
+"""Shadowsocks AEAD streams (SIP004 as amended by SIP007): a salt, then sealed chunks.
+
+    stream  = salt chunk*
+    chunk   = seal(length, 2 bytes big-endian) seal(payload)        each seal adds a 16-byte tag
+
+The nonce is a counter of 12 bytes, little-endian, one up for each seal. The first payload bytes
+from client to server are the target's address.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from geproxy.crypto.aead import NONCE_BYTES, TAG_BYTES, Aead, BadTag
+from geproxy.errors import AuthenticationError, ProtocolError
+from geproxy.terms import Endpoint
+from geproxy.wire.address import decode_address, encode_address
+
+# Fixed by the specification
+MAX_CHUNK_BYTES = 0x3FFF  # SIP004: 14 bits of length, the top two are zero
+LENGTH_BYTES = 2
+SEALED_LENGTH_BYTES = LENGTH_BYTES + TAG_BYTES
+CHUNK_OVERHEAD_BYTES = SEALED_LENGTH_BYTES + TAG_BYTES
+MAX_SEALED_CHUNK_BYTES = MAX_CHUNK_BYTES + CHUNK_OVERHEAD_BYTES
+MAX_TARGET_BYTES = 1 + 1 + 255 + 2  # ATYP, a name of 255 bytes, the port
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """ATYP ADDR PORT at the front of what a client sends (SIP004)."""
+
+    endpoint: Endpoint
+
+    @classmethod
+    def decode(cls, data: bytes) -> tuple[Self, int] | None:
+        """Read one target: (target, bytes used), None if incomplete.
+
+        Raises ProtocolError for an unknown ATYP or an impossible name.
+        """
+        found = decode_address(data, 0)
+        return (cls(found[0]), found[1]) if found else None
+
+    def encode(self) -> bytes:
+        """Write ATYP ADDR PORT."""
+        return encode_address(self.endpoint)
+
+
+def sealed_size(plain_bytes: int) -> int:
+    """How long *plain_bytes* become as chunks."""
+    chunks = -(-plain_bytes // MAX_CHUNK_BYTES)
+    return plain_bytes + chunks * CHUNK_OVERHEAD_BYTES
+
+
+class ChunkSealer:
+    """Seals one direction of one stream. Its counter only grows, so no nonce is used twice."""
+
+    __slots__ = ("_count", "_encrypt_into")
+
+    def __init__(self, aead: Aead) -> None:
+        self._encrypt_into = aead.encrypt_into
+        self._count = 0
+
+    def seal_into(self, plain: bytes | memoryview, sealed: memoryview) -> int:
+        """Write *plain* as chunks to the front of *sealed*; returns how many bytes those are."""
+        view = memoryview(plain)
+        count, start, place = self._count, 0, 0
+        encrypt_into = self._encrypt_into
+        while start < len(view):
+            payload = view[start : start + MAX_CHUNK_BYTES]
+            size = len(payload)
+            # Counted up before it is used: whatever happens next, this nonce is spent.
+            self._count = count = count + 2
+            nonce = (count - 2).to_bytes(NONCE_BYTES, "little")
+            body = place + SEALED_LENGTH_BYTES
+            encrypt_into(nonce, size.to_bytes(LENGTH_BYTES, "big"), None, sealed[place:body])
+            nonce = (count - 1).to_bytes(NONCE_BYTES, "little")
+            place = body + size + TAG_BYTES
+            encrypt_into(nonce, payload, None, sealed[body:place])
+            start += size
+        return place
+
+
+class ChunkOpener:
+    """Opens one direction of one stream; its bytes may come in any pieces."""
+
+    __slots__ = ("_count", "_decrypt_into", "_length", "_length_buffer")
+
+    def __init__(self, aead: Aead) -> None:
+        self._decrypt_into = aead.decrypt_into
+        self._count = 0
+        self._length: int | None = None  # of the payload that is awaited; None: a length is
+        self._length_buffer = memoryview(bytearray(LENGTH_BYTES))
+
+    def open_into(self, sealed: memoryview, plain: memoryview) -> tuple[int, int]:
+        """Open what is whole at the front of *sealed*, as far as *plain* has room.
+
+        Returns the bytes used and the bytes written. Raises AuthenticationError for bytes that
+        were not sealed with this key, in this place; the stream is dead then.
+        """
+        used = written = 0
+        try:
+            while True:
+                if self._length is None:
+                    if len(sealed) - used < SEALED_LENGTH_BYTES:
+                        return used, written
+                    self._length = self._open_length(sealed[used : used + SEALED_LENGTH_BYTES])
+                    used += SEALED_LENGTH_BYTES
+                size = self._length
+                end = used + size + TAG_BYTES
+                if len(sealed) < end or len(plain) - written < size:
+                    return used, written
+                nonce = self._count.to_bytes(NONCE_BYTES, "little")
+                self._decrypt_into(nonce, sealed[used:end], None, plain[written : written + size])
+                self._count += 1
+                self._length = None
+                used, written = end, written + size
+        except BadTag as error:
+            raise AuthenticationError("bytes that were not sealed with our key") from error
+
+    def _open_length(self, sealed: memoryview) -> int:
+        nonce = self._count.to_bytes(NONCE_BYTES, "little")
+        self._decrypt_into(nonce, sealed, None, self._length_buffer)
+        self._count += 1
+        length = int.from_bytes(self._length_buffer, "big")
+        if length > MAX_CHUNK_BYTES:
+            raise ProtocolError(f"a chunk of {length} bytes; the limit is {MAX_CHUNK_BYTES}")
+        return length
+
+    @property
+    def between_chunks(self) -> bool:
+        """True where the stream may end: nothing of a chunk has been opened without the rest."""
+        return self._length is None
+
+    @property
+    def authenticated(self) -> bool:
+        """True once a whole chunk has been opened: who sent it has the key."""
+        return self._count >= 2
