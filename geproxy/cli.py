@@ -53,8 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hide_arguments()
             return run(partial(load.from_urls, options["--listen"]), load.COMMAND_LINE)
         return run(partial(load.load, options["-f"]), options["-f"], check=options["-t"])
-    except StartError as error:
-        return fail(str(error), COULD_NOT_RUN)
     except KeyboardInterrupt:
         return COULD_NOT_RUN
 
@@ -74,7 +72,10 @@ def run(read: Callable[[], Settings], label: str, *, check: bool = False) -> int
     from geproxy.process import worker
 
     worker.preload()
-    return start(settings, read, worker.main)
+    try:
+        return start(settings, read, worker.main)
+    except StartError as error:
+        return fail(f"{label}: {error}", COULD_NOT_RUN)
 
 
 def passwd(path: str, user: str, *, delete: bool) -> int:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
+
+from geproxy.config.settings import Settings
+from geproxy.observe.log import Log
 
 # Chosen here
 DESCRIPTORS_PER_SESSION = 2  # the client's and the target's socket
 RESERVE = 64  # listening sockets, logs, the event loop, look-ups, attempts side by side
+
+
+def fitted(settings: Settings, log: Log) -> Settings:
+    """Make room for the descriptors that the sessions need, or lower the sessions, and say so."""
+    wanted = settings.limits.sessions
+    sessions = fit_sessions(wanted)
+    if sessions == wanted:
+        return settings
+    log.warning("limits.lowered", sessions=sessions, wanted=wanted, reason="RLIMIT_NOFILE")
+    limits = dataclasses.replace(settings.limits, sessions=sessions)
+    return dataclasses.replace(settings, limits=limits)
 
 
 def fit_sessions(sessions: int) -> int:

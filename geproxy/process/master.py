@@ -26,6 +26,7 @@ from geproxy.process.generation import (
     Watch,
     kill,
 )
+from geproxy.process.limits import fitted
 from geproxy.process.listeners import Lent, ListeningSockets, address_of
 from geproxy.process.scoreboard import Scoreboard, Slot
 from geproxy.process.spawn import Child, describe, reap, spawn
@@ -147,7 +148,7 @@ class Master:
         generation.throttle.succeeded(child.number)
         if generation is self._current:
             child.control.send(Verb.SERVE)
-            generation.log.info("worker.ready", worker=child.number, pid=child.pid)
+            self._log.info("worker.ready", worker=child.number, pid=child.pid)
 
     def _bury(self, pid: int, status: int) -> None:
         for generation in self._generations():
@@ -163,14 +164,14 @@ class Master:
         child.slot.claim(0, 0)
         how = child.failure or describe(status)
         if child.draining:
-            generation.log.info("worker.end", worker=child.number, pid=child.pid, how=how)
+            self._log.info("worker.end", worker=child.number, pid=child.pid, how=how)
         elif generation is self._candidate:
             self._reject(f"worker {child.number} could not start: {how}")
         elif child.ready:
-            generation.log.warning("worker.lost", worker=child.number, pid=child.pid, how=how)
+            self._log.warning("worker.lost", worker=child.number, pid=child.pid, how=how)
         else:
             delay = generation.throttle.failed(child.number, time.monotonic())
-            generation.log.error(
+            self._log.error(
                 "worker.fail", worker=child.number, pid=child.pid, how=how, retry_seconds=delay
             )
 
@@ -186,7 +187,7 @@ class Master:
             try:
                 self._current.replace_missing(now)
             except OSError as error:
-                self._current.log.error("worker.fail", how=f"fork: {error.strerror}")
+                self._log.error("worker.fail", how=f"fork: {error.strerror}")
                 for number in range(1, self._current.wanted + 1):
                     self._current.throttle.failed(number, now)
             self._check_beats(self._current, now)
@@ -203,7 +204,7 @@ class Master:
             return
         # ABRT has the worker say where it stands, if its interpreter runs still.
         how = signal.SIGKILL if silent.aborted else signal.SIGABRT
-        current.log.error(
+        self._log.error(
             "worker.hang",
             worker=silent.number,
             pid=silent.pid,
@@ -217,6 +218,7 @@ class Master:
 
     def _generation(self, settings: Settings, log: Log) -> Generation:
         """Open what *settings* listen on, and bear their workers. Raises StartError."""
+        settings = fitted(settings, log)
         lent = self._sockets.open(settings.listen)
         wanted = settings.server.worker_count
         generation = Generation(settings, log, lent, self._bear, wanted)
@@ -250,8 +252,9 @@ class Master:
         before, self._current, self._candidate = self._current, candidate, None
         self._settings, self._log = candidate.settings, candidate.log
         candidate.tell(Verb.SERVE)
-        log = candidate.log
+        log = self._log
         if before is not None:
+            before.log.close()
             before.drain(candidate.settings.server.reload_drain_seconds)
             self._old.append(before)
             for endpoint in self._sockets.close_others(candidate.settings.listen):
@@ -277,8 +280,9 @@ class Master:
         self._old.append(candidate)
         if self._current is None:
             raise StartError(reason)
+        candidate.log.close()
         self._sockets.close_others(self._current.settings.listen)
-        self._current.log.error("reload.fail", reason=reason)
+        self._log.error("reload.fail", reason=reason)
         if self._reload_again:
             self._reload_again = False
             self.reload()
@@ -292,17 +296,20 @@ class Master:
         if self._candidate is not None:
             self._reload_again = True  # however many come now, one reload follows
             return
-        assert self._current is not None
-        log = self._current.log
         try:
             settings = self._load()
-            self._candidate = self._generation(settings, self._open_log(settings))
-            log.info("reload.start", config=settings.file)
+            self._log.info("reload.start", config=settings.file)
+            log = self._open_log(settings)
+            try:
+                self._candidate = self._generation(settings, log)
+            except StartError:
+                log.close()
+                raise
         except ConfigError as error:
             for problem in error.problems:
-                log.error("reload.fail", key=problem.key or None, reason=problem.text)
+                self._log.error("reload.fail", key=problem.key or None, reason=problem.text)
         except StartError as error:
-            log.error("reload.fail", reason=str(error))
+            self._log.error("reload.fail", reason=str(error))
 
     def stop(self) -> None:
         """TERM, INT: finish within drain_seconds. Asked again: at once."""

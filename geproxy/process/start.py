@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 
@@ -11,7 +10,6 @@ from setproctitle import setproctitle
 from geproxy.config.settings import Settings
 from geproxy.errors import StartError
 from geproxy.observe.log import Log, open_log
-from geproxy.process.limits import fit_sessions
 from geproxy.process.master import Master, WorkerMain
 
 UMASK = 0o027  # nothing that we make is for others
@@ -31,26 +29,15 @@ def start(settings: Settings, read: Callable[[], Settings], worker_main: WorkerM
     setproctitle(f"geproxy: master ({settings.file})")
     log = open_log_of(settings)
     try:
-        return Master(read, open_log_of, worker_main).run(fitted(settings, log), log)
+        return Master(read, open_log_of, worker_main).run(settings, log)
     except StartError as error:
-        log.error("start.fail", reason=str(error))
-        raise
-    finally:
+        if settings.log.target != "stderr":  # where the caller will say it
+            log.error("start.fail", reason=str(error))
         log.close()
+        raise
 
 
 def open_log_of(settings: Settings) -> Log:
     """Open what [log] names. Raises StartError."""
     log = settings.log
     return open_log(log.target, log.access, log.level, log.format)
-
-
-def fitted(settings: Settings, log: Log) -> Settings:
-    """Make room for the descriptors that the sessions need, or lower the sessions, and say so."""
-    wanted = settings.limits.sessions
-    sessions = fit_sessions(wanted)
-    if sessions == wanted:
-        return settings
-    log.warning("limits.lowered", sessions=sessions, wanted=wanted, reason="RLIMIT_NOFILE")
-    limits = dataclasses.replace(settings.limits, sessions=sessions)
-    return dataclasses.replace(settings, limits=limits)

@@ -74,26 +74,31 @@ class Worker:
         self._acceptors: list[greenlet] = []
         self._served = 0
         self._complained = 0.0
-        self._leave_by: float | None = None  # monotonic; None: serving
+        self._leave_by: float | None = None  # monotonic; None: when the last session has ended
         self._leaving = Event()
+        self._news = Event()  # while leaving: a session has ended, or the time has changed
 
     def run(self) -> int:
         """Listen to the master, and leave when everything is done."""
         spawn(self._tick)
         spawn(self._obey)
         self._leaving.wait()
-        while self._sessions and not self._late():
-            sleep(0.05)
+        self._wait_for_sessions()
         for session in self._sessions:
             interrupt(session, ShutdownError("the proxy stops"))
-        farewell_by = time.monotonic() + FAREWELL_SECONDS
-        while self._sessions and time.monotonic() < farewell_by:
-            sleep(0.01)
+        self._leave_by = time.monotonic() + FAREWELL_SECONDS
+        self._wait_for_sessions()
         self._assignment.log.flush()
         return 0
 
-    def _late(self) -> bool:
-        return self._leave_by is not None and time.monotonic() >= self._leave_by
+    def _wait_for_sessions(self) -> None:
+        """Return when the last session has ended, or it is time to leave."""
+        while self._sessions:
+            left = None if self._leave_by is None else self._leave_by - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            self._news.clear()
+            self._news.wait(left)
 
     # -- the master's word -----------------------------------------------------------------
 
@@ -124,12 +129,13 @@ class Worker:
         """Accept nobody more, and leave when the last session has, or after *seconds*."""
         for acceptor in self._acceptors:
             interrupt(acceptor, ShutdownError("no more clients"))
-        self._acceptors.clear()
-        for sockets in self._assignment.lent.values():
-            for sock in sockets:
-                sock.close()
+        if not self._acceptors:  # told to leave before it served
+            for sockets in self._assignment.lent.values():
+                for sock in sockets:
+                    sock.close()
         self._leave_by = None if seconds is None else time.monotonic() + seconds
         self._leaving.set()
+        self._news.set()
 
     # -- clients -----------------------------------------------------------------------------
 
@@ -143,7 +149,9 @@ class Worker:
         try:
             accept_clients(sock, self._gate, partial(self._welcome, listener), self._complain)
         except ShutdownError:
-            pass  # _drain closes the socket
+            pass  # only now is the socket closed: its watcher had to go first
+        finally:
+            sock.close()
 
     def _welcome(self, listener: Listener, client: SocketStream) -> None:
         self._gate.enter()
@@ -158,6 +166,8 @@ class Worker:
         finally:
             self._sessions.discard(getcurrent())
             self._gate.leave()
+            if self._leaving.is_set():
+                self._news.set()
 
     def _complain(self, error: OSError) -> None:
         now = time.monotonic()
@@ -184,7 +194,7 @@ class Worker:
 
 
 def _set_title(number: int, sessions: int) -> None:
-    setproctitle(f"geproxy: worker {number} ({sessions} session{'' if sessions == 1 else 's'})")
+    setproctitle(f"geproxy: worker {number} ({sessions} sessions)")
 
 
 def _die_with_a_word() -> None:
