@@ -9,6 +9,7 @@ from typing import Protocol
 from geproxy.config.settings import Listen, Settings
 from geproxy.crypto.password import dummy_hash
 from geproxy.inbound.socks5 import Socks5Inbound
+from geproxy.net.dialer import Dialer
 from geproxy.net.offload import Offload
 from geproxy.net.resolver import RES_OPTIONS, Resolver, system_look_up
 from geproxy.net.route import OwnAddresses
@@ -52,7 +53,7 @@ class Site:
             settings.resolver.timeout_seconds,
             settings.resolver.cache_seconds,
         )
-        direct = DirectOutbound(self._resolver, limits.connect_seconds)
+        direct = DirectOutbound(Dialer(self._resolver, limits.connect_seconds))
         self.policy = Gate({direct.name: direct}, OwnAddresses(), list(listening))
         self.listeners = {listen.name: self._listener(listen) for listen in settings.listen}
 

@@ -6,8 +6,12 @@ from types import TracebackType
 from typing import Self
 
 from gevent import get_hub, getcurrent
+from gevent.event import Event
 
 from geproxy.errors import DeadlineError, GeproxyError
+from geproxy.terms import Stream
+
+ABSORB_BYTES = 64 * 1024
 
 
 class Deadline:
@@ -42,3 +46,16 @@ class Deadline:
     ) -> None:
         self._timer.stop()
         self._timer.close()
+
+
+def absorb(stream: Stream) -> None:
+    """Read and drop all that comes, until the Deadline around this call is over.
+
+    The end of the stream changes nothing. Raises ResetError when the other side is gone.
+    """
+    try:
+        while stream.recv(ABSORB_BYTES):
+            pass
+        Event().wait()
+    except DeadlineError:
+        pass

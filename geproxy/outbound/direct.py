@@ -1,13 +1,10 @@
-"""The way straight out: resolve the name here, judge each address, dial those that may be."""
+"""The way straight out."""
 
 from __future__ import annotations
 
-from geproxy.errors import DeniedError, DialError
-from geproxy.net.deadline import Deadline
-from geproxy.net.dial import dial, interleave
-from geproxy.net.resolver import Resolver
+from geproxy.net.dialer import Dialer
 from geproxy.net.stream import SocketStream
-from geproxy.terms import Endpoint, Outcome, Permit
+from geproxy.terms import Endpoint, Permit
 
 
 class DirectOutbound:
@@ -15,38 +12,9 @@ class DirectOutbound:
 
     name = "direct"
 
-    def __init__(self, resolver: Resolver, connect_seconds: float) -> None:
-        self._resolver = resolver
-        self._connect_seconds = connect_seconds
+    def __init__(self, dialer: Dialer) -> None:
+        self._dialer = dialer
 
     def connect(self, target: Endpoint, permit: Permit, client: Endpoint) -> SocketStream:
-        """Connect to *target*; the caller closes the stream.
-
-        Each address is judged after it was resolved and before it is dialed, so no second look-up
-        can put another in its place. Raises DeniedError when none of them may be dialed, and
-        DialError.
-        """
-        assert not isinstance(client.host, str), "a client's endpoint holds its address"
-        addresses = self._resolver.resolve(target.host, client.host)
-        endpoints = [Endpoint(address, target.port) for address in interleave(addresses)]
-        allowed = permitted(endpoints, permit)
-        late = f"{target}: no connection in {self._connect_seconds:g} seconds"
-        with Deadline(
-            self._connect_seconds, "connect", DialError(late, "timeout", Outcome.TIMED_OUT)
-        ):
-            return dial(allowed)
-
-
-def permitted(endpoints: list[Endpoint], permit: Permit) -> list[Endpoint]:
-    """Keep what *permit* lets pass. Raises the last DeniedError when nothing is left."""
-    allowed = []
-    denied = None
-    for endpoint in endpoints:
-        try:
-            permit(endpoint)
-            allowed.append(endpoint)
-        except DeniedError as error:
-            denied = error
-    if denied is not None and not allowed:
-        raise denied
-    return allowed
+        """Connect to *target*. See terms.Outbound and Dialer for what is raised."""
+        return self._dialer.connect(target, permit, client)

@@ -88,6 +88,8 @@ class Watch:
     """
 
     LOOK_SECONDS = 1.0
+    # Whatever is configured: a pause counts two looks, and two more must find no beat.
+    LEAST_SECONDS = 4 * LOOK_SECONDS
 
     def __init__(self) -> None:
         self._last = time.monotonic()
@@ -98,16 +100,18 @@ class Watch:
         if passed < self.LOOK_SECONDS:
             return None
         self._last = now
-        silent = None
+        silent = dying = None
         for child in children:
             beat = child.slot.read().beat_ns
             if beat != child.beat_ns:
                 child.beat_ns, child.silent_seconds = beat, 0.0
                 continue
             child.silent_seconds += passed
-            limit_seconds = heartbeat_seconds if child.ready else READY_SECONDS
+            heartbeat = max(heartbeat_seconds, self.LEAST_SECONDS)
+            limit_seconds = heartbeat if child.ready else READY_SECONDS
             if child.aborted:
                 limit_seconds += KILL_AFTER_SECONDS
+                dying = child
             if child.silent_seconds >= limit_seconds and (silent is None or child.aborted):
                 silent = child
-        return silent
+        return None if dying and silent and not silent.aborted else silent

@@ -1,0 +1,209 @@
+"""A Shadowsocks AEAD stream around another stream (SIP004): the bytes inside are the plain ones."""
+
+from __future__ import annotations
+
+import os
+
+from geproxy.crypto.secret import Secret
+from geproxy.errors import ProtocolError, ReplayError, ResetError
+from geproxy.net.forward import READ_BYTES, BufferPool
+from geproxy.net.stream import MessageReader
+from geproxy.terms import Endpoint, Store, Stream
+from geproxy.wire.shadowsocks import MAX_CHUNK_BYTES, ChunkOpener, ChunkSealer
+
+
+class SealedStream(MessageReader):
+    """What goes in is sealed onto *inner*, what comes out was opened and is authentic.
+
+    *head* is sent in front of the first bytes, in one segment with them; *salts* remembers the
+    salts of a listener, so that none is served twice (without it only our own is refused).
+    """
+
+    __slots__ = (
+        "_broken",
+        "_head",
+        "_inner",
+        "_opener",
+        "_own_salt",
+        "_pool",
+        "_salt",
+        "_salts",
+        "_sealed",
+        "_sealer",
+        "_secret",
+    )
+
+    def __init__(
+        self,
+        inner: Stream,
+        secret: Secret,
+        pool: BufferPool,
+        *,
+        head: bytes = b"",
+        salts: Store | None = None,
+    ) -> None:
+        super().__init__()
+        self._inner = inner
+        self._secret = secret
+        self._pool = pool
+        self._head = head
+        self._salts = salts
+        self._sealer: ChunkSealer | None = None
+        self._opener: ChunkOpener | None = None
+        self._own_salt = b""
+        self._salt: bytes | None = None  # the other side's, until it is known to be fresh
+        self._sealed = b""  # the beginning of a chunk whose rest has not come
+        self._broken = False
+
+    @property
+    def peer(self) -> Endpoint:
+        """The other side's address."""
+        return self._inner.peer
+
+    @property
+    def bound(self) -> Endpoint:
+        """Our own address of this connection."""
+        return self._inner.bound
+
+    # -- opening -------------------------------------------------------------------------------
+
+    def recv(self, size_bytes: int) -> bytes:
+        """Wait for bytes; b"" is the end of the stream."""
+        if self._leftover:
+            return self._take_leftover(size_bytes)
+        while True:
+            buffer = self._pool.take()
+            try:
+                count = self.recv_into(buffer[:READ_BYTES])
+                if count is not None:
+                    self._leftover = bytes(buffer[:count])
+                    return self._take_leftover(size_bytes)
+            finally:
+                self._pool.give(buffer)
+            self.wait_readable()
+
+    def recv_into(self, buffer: memoryview) -> int | None:
+        """Open what is there into *buffer*, which has room for a whole chunk.
+
+        Raises AuthenticationError, ReplayError, and ProtocolError for an end inside a chunk.
+        """
+        if self._leftover:
+            data = self._take_leftover(len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+        sealed = self._pool.take()
+        try:
+            have = len(self._sealed)
+            sealed[:have] = self._sealed
+            while (count := self._inner.recv_into(sealed[have:])) is not None:
+                if count == 0:
+                    self._check_end(have)
+                    return 0
+                used, written = self._open(sealed[: have + count], buffer)
+                have += count - used
+                sealed[:have] = sealed[used : used + have]
+                if written:
+                    break
+            self._sealed = bytes(sealed[:have])
+            return written if count else None
+        finally:
+            self._pool.give(sealed)
+
+    def _open(self, sealed: memoryview, buffer: memoryview) -> tuple[int, int]:
+        """Open into *buffer*: (bytes used, bytes written)."""
+        salt_bytes = 0
+        if self._opener is None:
+            salt_bytes = self._secret.method.salt_bytes
+            if len(sealed) < salt_bytes:
+                return 0, 0
+            self._salt = bytes(sealed[:salt_bytes])
+            self._opener = ChunkOpener(self._secret.subkey_aead(self._salt))
+        used, written = self._opener.open_into(sealed[salt_bytes:], buffer)
+        if self._salt is not None and self._opener.authenticated:
+            self._claim(self._salt)
+            self._salt = None
+        return salt_bytes + used, written
+
+    def _claim(self, salt: bytes) -> None:
+        """Take the other side's salt for this stream alone.
+
+        Only now that its first chunk is authentic: anybody can send a salt, and nobody shall be
+        able to have a client's refused by sending it first with garbage.
+        """
+        if salt == self._own_salt or not (self._salts is None or self._salts.remember_once(salt)):
+            raise ReplayError("a stream that was sent before")
+
+    def _check_end(self, have_bytes: int) -> None:
+        if have_bytes or not (self._opener is None or self._opener.between_chunks):
+            raise ProtocolError("the stream ended inside a chunk")
+
+    def wait_readable(self) -> None:
+        """Return once the inner stream has something, which may be less than a chunk."""
+        if not self._leftover:
+            self._inner.wait_readable()
+
+    # -- sealing -------------------------------------------------------------------------------
+
+    @property
+    def holds_head(self) -> bool:
+        """True while the head waits for the first bytes; send_all(b"") sends it alone."""
+        return bool(self._head)
+
+    def send_all(self, data: bytes | memoryview) -> None:
+        """Seal and send.
+
+        When a send is interrupted nobody knows how much of it is out, and to go on would put
+        other bytes under the same nonce: every later send raises ResetError.
+        """
+        if self._broken:
+            raise ResetError("an earlier send was interrupted")
+        self._broken = True
+        view = memoryview(data)
+        buffer = self._pool.take()
+        try:
+            if self._sealer is None:
+                view = self._send_first(view, buffer)
+            for start in range(0, len(view), READ_BYTES):
+                size = self._seal(view[start : start + READ_BYTES], buffer)
+                self._inner.send_all(buffer[:size])
+        finally:
+            self._pool.give(buffer)
+        self._broken = False
+
+    def _seal(self, plain: bytes | memoryview, sealed: memoryview) -> int:
+        assert self._sealer is not None
+        return self._sealer.seal_into(plain, sealed)
+
+    def _send_first(self, view: memoryview, buffer: memoryview) -> memoryview:
+        """Send salt, head and what else fits the first chunk as one; returns the rest."""
+        salt = self._own_salt = os.urandom(self._secret.method.salt_bytes)
+        if self._salts is not None:
+            self._salts.remember_once(salt)  # so that it is refused when it is reflected
+        self._sealer = ChunkSealer(self._secret.subkey_aead(salt))
+        room = MAX_CHUNK_BYTES - len(self._head)
+        first = self._head + bytes(view[:room])
+        self._head = b""
+        buffer[: len(salt)] = salt
+        size = self._seal(first, buffer[len(salt) :])
+        self._inner.send_all(buffer[: len(salt) + size])
+        return view[room:]
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def close_write(self) -> None:
+        """Send what is held back, then the end of this direction."""
+        if self._head:
+            self.send_all(b"")
+        self._inner.close_write()
+
+    def abort(self) -> None:
+        """End the connection with a reset."""
+        self._inner.abort()
+
+    def linger(self, seconds: float) -> None:
+        """See terms.Stream."""
+        self._inner.linger(seconds)
+
+    def close(self) -> None:
+        """Close the inner stream."""
+        self._inner.close()

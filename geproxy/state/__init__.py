@@ -1,0 +1,1 @@
+"""Keep the truths that all workers must share."""

@@ -1,0 +1,80 @@
+"""A memory of keys that all workers share, and that survives any of them.
+
+Keys are spread over buckets. Each bucket is a ring: a new key takes the place of the oldest there.
+With SLOTS of them all rings together remember about as many keys as one long ring would, and a
+claim locks, reads and writes one kilobyte.
+
+    bucket = position, 8 bytes (how many keys it ever took) | padding | RING digests of 16 bytes
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from hashlib import blake2b
+
+# Chosen here
+DIGEST_BYTES = 16  # two keys that meet by chance: never, at 2^20 keys among 2^128
+RING = 64  # digests in a bucket
+HEADER_BYTES = DIGEST_BYTES
+BUCKET_BYTES = HEADER_BYTES + RING * DIGEST_BYTES
+LOCK_TRIES = 1000  # each after a yield; whoever holds the lock holds it for microseconds
+
+
+class SharedMemory:
+    """A Store on a memfd, made by the master before it forks.
+
+    Byte-range locks of POSIX guard the buckets: the kernel frees them when a worker is killed.
+    They belong to the process, so a worker has to claim without a switch to another greenlet, and
+    must never close a descriptor of this file, which would drop all its locks: nobody closes one.
+    """
+
+    def __init__(self, name: str, keys: int) -> None:
+        """Remember about the last *keys* keys; *name* is what /proc shows of the file."""
+        self._buckets = max(keys // RING, 1)
+        size = self._buckets * BUCKET_BYTES
+        self._descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+        os.ftruncate(self._descriptor, size)
+        self._memory = mmap.mmap(self._descriptor, size)
+        # Keyed, so that nobody can choose keys that all fall into one bucket.
+        self._key = os.urandom(32)
+
+    def remember_once(self, key: bytes) -> bool:
+        """True for the first to say *key*; False after that, for as long as it is remembered.
+
+        False as well when the bucket stays locked: a process was stopped in the middle of a claim,
+        and to refuse one client is better than to serve a replay.
+        """
+        digest = blake2b(key, key=self._key, digest_size=DIGEST_BYTES).digest()
+        bucket = int.from_bytes(digest[:8], "little") % self._buckets
+        start = bucket * BUCKET_BYTES
+        if not self._lock(start):
+            return False
+        try:
+            return self._claim(start, digest)
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, start)
+
+    def _lock(self, start: int) -> bool:
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, start)
+                return True
+            except (BlockingIOError, PermissionError):  # lockf(3) allows either
+                os.sched_yield()
+        return False
+
+    def _claim(self, start: int, digest: bytes) -> bool:
+        memory, first = self._memory, start + HEADER_BYTES
+        found = memory.find(digest, first, start + BUCKET_BYTES)
+        while found >= 0:
+            if (found - first) % DIGEST_BYTES == 0:
+                return False
+            found = memory.find(digest, found + 1, start + BUCKET_BYTES)
+        position = int.from_bytes(memory[start : start + 8], "little")
+        # The position first: killed between the two, we lose an old key, not the new one's place.
+        memory[start : start + 8] = (position + 1).to_bytes(8, "little")
+        place = first + position % RING * DIGEST_BYTES
+        memory[place : place + DIGEST_BYTES] = digest
+        return True
