@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail("this command line is not understood; see geproxy --help", WRONG)
     try:
         if options["passwd"]:
+            # The launcher has it kill. Here a terminal without echo, or half a file, would stay.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             return passwd(options["FILE"], options["USER"], delete=options["--delete"])
         if options["--listen"]:
             hide_arguments()

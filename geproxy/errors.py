@@ -111,6 +111,12 @@ class ResetError(GeproxyError):
     code = "reset"
 
 
+class VanishedError(ResetError):
+    """A connection whose other side no longer answers (keepalive, TCP_USER_TIMEOUT)."""
+
+    code = "timeout"
+
+
 class DeadlineError(GeproxyError):
     """A step that took longer than it may."""
 

@@ -31,7 +31,8 @@ class Deadline:
     def __enter__(self) -> Self:
         self._greenlet = getcurrent()
         self._timer = get_hub().loop.timer(self._seconds)
-        self._timer.start(self._expire)
+        # From now on, not from when the loop last looked at its clock.
+        self._timer.start(self._expire, update=True)
         return self
 
     def _expire(self) -> None:

@@ -101,7 +101,16 @@ def run_both(here: Callable[[], None], there: Callable[[], None]) -> None:
             # By way of the loop, after the start that spawn_raw queued: a greenlet that is killed
             # before it started never runs its finally.
             get_hub().loop.run_callback(_throw, other, gevent.GreenletExit())
-            done.wait()
+            _outlast(done)
+
+
+def _outlast(done: Event) -> None:
+    """Wait for *done* whatever is thrown in the meantime; that is raised afterwards."""
+    try:
+        done.wait()
+    except BaseException:
+        _outlast(done)
+        raise
 
 
 def wait_readable(descriptor: int) -> None:

@@ -55,7 +55,11 @@ class Offload(Generic[T]):
         result: AsyncResult[T],
         done: Callable[[], None] | None,
     ) -> None:
-        answer = self._pool.apply(_call, (function,))
+        try:
+            answer = self._pool.apply(_call, (function,))
+        except RuntimeError:  # the system has no thread for us
+            answer = _Answer()
+            answer.error = LimitError(f"no thread for {self._what}")
         del self._running[key]
         if done is not None:
             done()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gevent import get_hub
 
-from geproxy.errors import DeadlineError, ProtocolError, ResetError
+from geproxy.errors import DeadlineError, ProtocolError, ResetError, VanishedError
 from geproxy.net.deadline import Deadline
 from geproxy.net.sockopt import reset_on_close
 from geproxy.terms import Decoder, Endpoint
@@ -61,7 +61,7 @@ class MessageReader:
 class SocketStream(MessageReader):
     """A connected, non-blocking TCP socket; see terms.Stream for what each call promises."""
 
-    __slots__ = ("_bound", "_peer", "_reader", "_sent", "_socket", "_writer")
+    __slots__ = ("_bound", "_broken", "_peer", "_reader", "_sent", "_socket", "_writer")
 
     holds_head = False
 
@@ -71,6 +71,7 @@ class SocketStream(MessageReader):
         self._peer = peer
         self._bound: Endpoint | None = None
         self._sent = False
+        self._broken = False
         # Made at the first wait and kept: most connections wait for reading, few for writing.
         self._reader: Watcher | None = None
         self._writer: Watcher | None = None
@@ -93,11 +94,13 @@ class SocketStream(MessageReader):
             return self._take_leftover(size_bytes)
         while True:
             try:
-                return self._socket.recv(size_bytes)
+                data = self._socket.recv(size_bytes)
             except BlockingIOError:
                 self.wait_readable()
             except OSError as error:
-                raise _broken(error) from error
+                raise self._break(error) from error
+            else:
+                return data or self._end()
 
     def recv_into(self, buffer: memoryview) -> int | None:
         """Read what is there: a count, 0 at the end of the stream, None when nothing is there."""
@@ -106,11 +109,28 @@ class SocketStream(MessageReader):
             buffer[: len(data)] = data
             return len(data)
         try:
-            return self._socket.recv_into(buffer)
+            count = self._socket.recv_into(buffer)
         except BlockingIOError:
             return None
         except OSError as error:
-            raise _broken(error) from error
+            raise self._break(error) from error
+        return count or len(self._end())
+
+    def _end(self) -> bytes:
+        """Give the end of the stream, if it is one.
+
+        The kernel reports a reset once: if a send met it first, reading sees a clean end after it.
+        """
+        if self._broken:
+            raise ResetError("the connection was reset")
+        return b""
+
+    def _break(self, error: OSError) -> ResetError:
+        """Note that the connection is broken, and say how."""
+        self._broken = True
+        if error.errno == errno.ETIMEDOUT:
+            return VanishedError("the other side no longer answers")
+        return ResetError(error.strerror or str(error))
 
     def wait_readable(self) -> None:
         """Return once there is something to read: bytes, the end, or an error."""
@@ -135,7 +155,7 @@ class SocketStream(MessageReader):
                 self._wait_writable()
                 continue
             except OSError as error:
-                raise _broken(error) from error
+                raise self._break(error) from error
             self._sent = True
             left -= sent
             if not left:
@@ -147,7 +167,7 @@ class SocketStream(MessageReader):
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
-            raise _broken(error) from error
+            raise self._break(error) from error
 
     def abort(self) -> None:
         """Send RST."""
@@ -162,13 +182,17 @@ class SocketStream(MessageReader):
         """
         if not self._sent:
             return
+        enough = DeadlineError("the last reply has had its time")
         try:
-            with Deadline(seconds, "the last reply"):
+            with Deadline(seconds, "the last reply", enough):
                 self.close_write()
                 while self.recv(MESSAGE_READ_BYTES):
                     pass
-        except (DeadlineError, ResetError):
-            pass  # it has had its time, or is gone already: nothing is left to deliver
+        except ResetError:
+            pass  # gone already: there is nobody to deliver to
+        except DeadlineError as error:
+            if error is not enough:  # one around this call
+                raise
 
     def close(self) -> None:
         """Close the socket; its watchers first, for the loop must not see a reused descriptor."""
@@ -177,10 +201,3 @@ class SocketStream(MessageReader):
                 watcher.close()
         self._reader = self._writer = None
         self._socket.close()
-
-
-def _broken(error: OSError) -> ResetError | DeadlineError:
-    """Say how a connection broke: by the other side, or because it no longer answers."""
-    if error.errno == errno.ETIMEDOUT:
-        return DeadlineError("the other side no longer answers")
-    return ResetError(error.strerror or str(error))

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from geproxy.errors import DeniedError
 from geproxy.policy.ranges import is_loopback, is_public
-from geproxy.terms import Address, Command, Endpoint, Listener, Outbound, Request, Route
+from geproxy.terms import Address, Command, Endpoint, Listener, Outbound, Request, Route, unmapped
 
 SMTP_PORT = 25  # server-to-server mail: what an open proxy is abused for first
 
@@ -50,24 +50,28 @@ class Gate:
     def permit_local(self, endpoint: Endpoint) -> None:
         """Judge an address for clients of this host: all but our own ports."""
         own = self._listening.get(endpoint.port)
-        if own is not None and self._is_ours(endpoint.host, own):
+        if own is not None and self._is_ours(_address(endpoint), own):
             raise DeniedError(f"{endpoint}: a port of this proxy")
 
     def permit_public(self, endpoint: Endpoint) -> None:
         """Judge an address for clients from elsewhere: public, and none of this host."""
         self.permit_local(endpoint)
-        address = endpoint.host
-        assert not isinstance(address, str), "addresses are judged, not names"
+        address = _address(endpoint)
         if not is_public(address):
             raise DeniedError(f"{endpoint}: not a public address")
         if address in self._own:
             raise DeniedError(f"{endpoint}: an address of this host")
 
-    def _is_ours(self, host: Address | str, bound: list[Address]) -> bool:
-        assert not isinstance(host, str), "addresses are judged, not names"
+    def _is_ours(self, host: Address, bound: list[Address]) -> bool:
         if host in _THIS_HOST:
             return True
         if host in bound:
             return True
         wildcard = any(address in _THIS_HOST for address in bound)
         return wildcard and (is_loopback(host) or host in self._own)
+
+
+def _address(endpoint: Endpoint) -> Address:
+    """What the kernel dials: a mapped address is the IPv4 address inside it."""
+    assert not isinstance(endpoint.host, str), "addresses are judged, not names"
+    return unmapped(endpoint.host)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from geproxy.process.control import Control, Verb
@@ -86,23 +86,27 @@ def _become(main: ChildMain, control: Control, mask: Iterable[int]) -> None:
         os._exit(status)
 
 
-def reap() -> list[tuple[int, int]]:
-    """Collect the dead: (pid, wait status) of each. Never waits."""
-    dead: list[tuple[int, int]] = []
+def reap() -> Iterator[tuple[int, int]]:
+    """Collect the dead: (pid, wait status) of each. Never waits.
+
+    One at a time: while one is mourned, the pids of the others are theirs still.
+    """
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return dead
+            return
         if pid == 0:
-            return dead
-        dead.append((pid, status))
+            return
+        yield pid, status
 
 
 def describe(status: int) -> str:
     """Say in words how a child ended."""
     if os.WIFSIGNALED(status):
-        return f"signal {signal.Signals(os.WTERMSIG(status)).name}"
+        number = os.WTERMSIG(status)
+        names = {one.value: one.name for one in signal.Signals}  # of real-time ones, two alone
+        return f"signal {names.get(number, number)}"
     return f"status {os.waitstatus_to_exitcode(status)}"
 
 

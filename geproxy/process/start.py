@@ -10,7 +10,8 @@ from setproctitle import setproctitle
 from geproxy.config.settings import Settings
 from geproxy.errors import StartError
 from geproxy.observe.log import Log, open_log
-from geproxy.process.master import Master, WorkerMain
+from geproxy.process.master import Master
+from geproxy.process.succession import WorkerMain
 
 UMASK = 0o027  # nothing that we make is for others
 

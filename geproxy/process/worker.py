@@ -31,7 +31,7 @@ from geproxy.net.greenlets import (
 from geproxy.net.stream import SocketStream
 from geproxy.process.control import Verb
 from geproxy.process.listeners import address_of
-from geproxy.process.master import Assignment
+from geproxy.process.succession import Assignment
 from geproxy.session import serve
 from geproxy.site import Site
 from geproxy.terms import Listener
