@@ -56,7 +56,7 @@ def serve(client: Stream, listener: Listener, site: Site) -> None:
     except GeproxyError as error:
         report(record, error, site.log)
         if record.address is None:
-            turn_away(client, record.request, error)
+            turn_away(client, record.request, error, site.log)
         else:
             client.abort()  # a clean end here would pass a cut answer off as a whole one
     except Exception as error:
@@ -93,7 +93,7 @@ def whole_or_reset(stream: Stream) -> Iterator[None]:
     stream.close()
 
 
-def turn_away(client: Stream, request: Request | None, error: GeproxyError) -> None:
+def turn_away(client: Stream, request: Request | None, error: GeproxyError, log: Log) -> None:
     """Tell the client why not, and give the answer time to arrive.
 
     Without a request the inbound has said already what its protocol can say.
@@ -107,6 +107,10 @@ def turn_away(client: Stream, request: Request | None, error: GeproxyError) -> N
         client.linger(LINGER_SECONDS)
     except GeproxyError:
         pass  # the session has its verdict; that its bearer left early adds nothing
+    except Exception as bug:
+        fault(bug, log)
+    except Exception as bug:
+        fault(bug, log)
 
 
 def report(record: Record, error: GeproxyError | None, log: Log) -> None:

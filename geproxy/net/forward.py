@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gevent import sleep
+
 from geproxy.errors import DeadlineError
 from geproxy.net.deadline import Deadline
 from geproxy.terms import Stream
@@ -12,6 +14,7 @@ CHUNKS = 4
 READ_BYTES = CHUNKS * MAX_CHUNK_BYTES  # 64 KiB, in whole chunks where they are to be sealed
 BUFFER_BYTES = CHUNKS * MAX_SEALED_CHUNK_BYTES  # room for as much, sealed
 POOL_BUFFERS = 64  # 4 MiB kept per worker; beyond that a burst pays for its own allocations
+ROUNDS = 8  # in a row; then others have their turn, if this stream never has to wait
 HEAD_SECONDS = 0.05  # a head waits this long for the first bytes to travel with
 
 
@@ -51,20 +54,31 @@ def forward(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> None:
     """
     if sink.holds_head:
         _accompany_head(source, sink)
-    while True:
+    while not flow.ended:
         buffer = pool.take()
-        window = buffer[:READ_BYTES]
         try:
-            while (count := source.recv_into(window)) is not None:
-                if count == 0:
-                    sink.close_write()
-                    flow.ended = True
-                    return
-                sink.send_all(window[:count])
-                flow.bytes += count
+            waiting = _forward_rounds(source, sink, flow, buffer[:READ_BYTES])
         finally:
             pool.give(buffer)
-        source.wait_readable()
+        if waiting:
+            source.wait_readable()
+        elif not flow.ended:
+            sleep(0)
+
+
+def _forward_rounds(source: Stream, sink: Stream, flow: Flow, window: memoryview) -> bool:
+    """Move what is there, for some rounds at most. Returns whether *source* ran dry."""
+    for _ in range(ROUNDS):
+        count = source.recv_into(window)
+        if count is None:
+            return True
+        if count == 0:
+            sink.close_write()
+            flow.ended = True
+            return False
+        sink.send_all(window[:count])
+        flow.bytes += count
+    return False
 
 
 def _accompany_head(source: Stream, sink: Stream) -> None:

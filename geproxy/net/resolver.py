@@ -93,9 +93,10 @@ class Resolver:
         address = literal(host)
         if address is not None:
             return (address,)
-        name = host.lower()
-        if len(name.rstrip(".")) > MAX_NAME_CHARS or not _NAME.fullmatch(name):
+        # Before lower(): it would make letters of some that are none, such as the Kelvin sign.
+        if len(host.removesuffix(".")) > MAX_NAME_CHARS or not _NAME.fullmatch(host):
             raise ResolveError("not a host name")
+        name = host.lower()
         found = self._cached(name) or self._wait(name, client)
         if isinstance(found, ResolveError):
             raise ResolveError(str(found))

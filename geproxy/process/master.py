@@ -37,6 +37,8 @@ class Master:
         self._open_log = open_log
         self._worker_main = worker_main
         self._wakeup = Wakeup((*ACTIONS, signal.SIGCHLD))
+        for later in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(later, signal.SIG_IGN)  # not in this version, and no reason to die
         self._reload_again = False
         self._stop_by: float | None = None  # when what still runs is killed; None: not stopping
 
