@@ -106,8 +106,13 @@ def _read_password() -> bytes:
 
     Raises ValueError.
     """
-    if sys.stdin.isatty():
-        first, second = getpass.getpass("Password: "), getpass.getpass("Again: ")
+    if sys.stdin is None:  # closed by whoever started us
+        lines = []
+    elif sys.stdin.isatty():
+        try:
+            first, second = getpass.getpass("Password: "), getpass.getpass("Again: ")
+        except EOFError as error:
+            raise ValueError("no password was given") from error
         lines = [os.fsencode(first), os.fsencode(second)]
     else:
         lines = sys.stdin.buffer.read().splitlines()
