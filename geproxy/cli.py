@@ -44,6 +44,18 @@ MAX_PASSWORD_BYTES = 255  # RFC 1929 §2: PLEN is one octet
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     try:
+        try:
+            return _main(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # or the interpreter would complain at its very end
+    except OSError as error:
+        _silence(1)
+        return fail(f"cannot write: {error.strerror}", COULD_NOT_RUN)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    try:
         options = docopt(__doc__, arguments, version=f"geproxy {VERSION}")
     except DocoptExit:
         return fail("this command line is not understood; see geproxy --help", WRONG)
@@ -69,7 +81,7 @@ def run(read: Callable[[], Settings], label: str, *, check: bool = False) -> int
             fail(f"{label}: {problem}", WRONG)
         return WRONG
     if check:
-        print(f"geproxy: {label}: the configuration is sound")
+        print(f"geproxy: {_one_line(label)}: the configuration is sound")
         return DONE
     # Only now: the other commands start without the weight of gevent.
     from geproxy.process import worker
@@ -92,7 +104,7 @@ def passwd(path: str, user: str, *, delete: bool) -> int:
         password = _read_password()
         weak = weakness(password, user)
         if weak is not None:
-            print(f"geproxy: warning: {weak}", file=sys.stderr)
+            fail(f"warning: {weak}", DONE)
         userfile.store(path, user, hash_password(password))
     except ValueError as error:
         return fail(str(error), WRONG)
@@ -120,12 +132,25 @@ def _read_password() -> bytes:
         raise ValueError("the password is empty; give it on the first line of standard input")
     if len(lines[0]) > MAX_PASSWORD_BYTES:
         raise ValueError(f"a password has at most {MAX_PASSWORD_BYTES} bytes (RFC 1929)")
-    if len(lines) > 1 and lines[1] and lines[1] != lines[0]:
+    if len(lines) > 1 and lines[1] != lines[0]:
         raise ValueError("the two passwords differ")
     return lines[0]
 
 
 def fail(text: str, status: int) -> int:
     """Say what went wrong, on one line."""
-    print(f"geproxy: {text}", file=sys.stderr)
+    try:
+        print(f"geproxy: {_one_line(text)}", file=sys.stderr)
+    except OSError:
+        _silence(2)
     return status
+
+
+def _one_line(text: str) -> str:
+    """Escape what does not print, such as the line's end in the name of a file."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _silence(descriptor: int) -> None:
+    """Have what could not be written go nowhere, before the interpreter tries again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

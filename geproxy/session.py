@@ -54,14 +54,9 @@ def serve(client: Stream, listener: Listener, site: Site) -> None:
             case Command.BIND | Command.UDP_ASSOCIATE:
                 raise CommandError(f"{request.command.value} is not in this version")
     except GeproxyError as error:
-        report(record, error, site.log)
-        if record.address is None:
-            turn_away(client, record.request, error, site.log)
-        else:
-            client.abort()  # a clean end here would pass a cut answer off as a whole one
-    except Exception as error:
-        report(record, fault(error, site.log), site.log)
-        client.abort()
+        part(client, record, error, site.log)
+    except Exception as bug:
+        part(client, record, fault(bug, site.log), site.log)
     else:
         report(record, None, site.log)
     finally:
@@ -93,6 +88,15 @@ def whole_or_reset(stream: Stream) -> Iterator[None]:
     stream.close()
 
 
+def part(client: Stream, record: Record, error: GeproxyError, log: Log) -> None:
+    """End a session early: a refusal before the target was reached, a reset after."""
+    report(record, error, log)
+    if record.address is None:
+        turn_away(client, record.request, error, log)
+    else:
+        client.abort()  # a clean end here would pass a cut answer off as a whole one
+
+
 def turn_away(client: Stream, request: Request | None, error: GeproxyError, log: Log) -> None:
     """Tell the client why not, and give the answer time to arrive.
 
@@ -107,8 +111,6 @@ def turn_away(client: Stream, request: Request | None, error: GeproxyError, log:
         client.linger(LINGER_SECONDS)
     except GeproxyError:
         pass  # the session has its verdict; that its bearer left early adds nothing
-    except Exception as bug:
-        fault(bug, log)
     except Exception as bug:
         fault(bug, log)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
@@ -80,6 +81,7 @@ class Resolver:
         self._cache_seconds = cache_seconds
         self._offload: Offload[tuple[Address, ...]] = Offload("look-ups", THREADS, WAITING_LIMIT)
         self._cache: dict[str, tuple[float, tuple[Address, ...] | ResolveError]] = {}
+        self._remembering = threading.Lock()
         self._shares: dict[Address, _Share] = {}
 
     def resolve(self, host: Address | str, client: Address) -> tuple[Address, ...]:
@@ -132,11 +134,12 @@ class Resolver:
     def _remember(
         self, name: str, found: tuple[Address, ...] | ResolveError, seconds: float
     ) -> None:
-        # Single dict operations, atomic under the interpreter's lock; the oldest name goes first.
-        self._cache.pop(name, None)
-        self._cache[name] = (time.monotonic() + min(seconds, self._cache_seconds), found)
-        if len(self._cache) > CACHE_NAMES:
-            self._cache.pop(next(iter(self._cache)), None)
+        # Look-ups end on threads, side by side; to find the oldest name takes more than one step.
+        with self._remembering:
+            self._cache.pop(name, None)
+            self._cache[name] = (time.monotonic() + min(seconds, self._cache_seconds), found)
+            if len(self._cache) > CACHE_NAMES:
+                del self._cache[next(iter(self._cache))]
 
     def exercise(self) -> None:
         """Load what a look-up loads lazily (NSS modules) while files can still be opened."""

@@ -21,7 +21,7 @@ class Verb(enum.Enum):
     DRAINING = "draining"  # asked to by somebody else than the master
     # master to worker
     SERVE = "serve"
-    DRAIN = "drain"  # with seconds; 0 is without limit
+    DRAIN = "drain"  # with seconds; inf is without limit
     QUIT = "quit"
 
 
@@ -51,7 +51,10 @@ class Control:
             pass
 
     def receive(self) -> tuple[Verb, str] | None:
-        """Take the next message. None: the other side is gone. BlockingIOError: nothing there."""
+        """Take the next message.
+
+        None: the other side is gone, or no longer makes sense. BlockingIOError: nothing there.
+        """
         try:
             message = self._socket.recv(MAX_MESSAGE_BYTES)
         except ConnectionResetError:
@@ -59,7 +62,10 @@ class Control:
         if not message:
             return None
         verb, _, argument = message.decode("utf-8", "replace").partition(" ")
-        return Verb(verb), argument
+        try:
+            return Verb(verb), argument
+        except ValueError:
+            return None
 
     def close(self) -> None:
         """Hang up."""

@@ -52,10 +52,9 @@ class Generation:
             child.control.send(verb, argument)
 
     def drain(self, seconds: float) -> None:
-        """Have all of them stop accepting and finish within *seconds*; 0 is without limit."""
+        """Have all of them stop accepting and finish within *seconds*; inf is without limit."""
         for child in self.children:
-            child.draining = True
-        self.tell(Verb.DRAIN, f"{seconds:g}")
+            drain(child, seconds)
 
     def kill(self) -> None:
         """End all of them at once."""
@@ -67,12 +66,17 @@ class Generation:
         serving = self.serving()
         for child in serving:
             if child.number > self.wanted:
-                child.draining = True
-                child.control.send(Verb.DRAIN, f"{self.settings.server.drain_seconds:g}")
+                drain(child, self.settings.server.drain_seconds)
         present = {child.number for child in serving}
         for number in range(1, self.wanted + 1):
             if number not in present and self.throttle.due(number, now):
                 self.children.append(self.bear(self, number))
+
+
+def drain(child: Child, seconds: float) -> None:
+    """Have one worker stop accepting and finish within *seconds*."""
+    child.draining = True
+    child.control.send(Verb.DRAIN, repr(seconds))
 
 
 def kill(child: Child, number: signal.Signals) -> None:

@@ -6,6 +6,7 @@ Mechanism is elsewhere (spawn, listeners, scoreboard); when to reload or stop is
 from __future__ import annotations
 
 import errno
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -202,7 +203,7 @@ class Succession:
         candidate.tell(Verb.SERVE)
         if before is not None:
             before.log.close()
-            before.drain(candidate.settings.server.reload_drain_seconds)
+            before.drain(candidate.settings.server.reload_drain_seconds or math.inf)
             self._old.append(before)
             for endpoint in self._sockets.close_others(candidate.settings.listen):
                 self.log.info("listen.stop", address=endpoint)
@@ -241,7 +242,7 @@ class Succession:
     def drain(self, seconds: float) -> None:
         """Have every worker finish within *seconds*."""
         for generation in self.generations():
-            generation.drain(max(seconds, 0.001))  # 0 would be without limit
+            generation.drain(seconds)
 
     def quit(self) -> None:
         """Have every worker end its sessions now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import math
 import os
 import signal
 import socket
@@ -39,6 +40,7 @@ from geproxy.terms import Listener
 # Chosen here
 BEAT_SECONDS = 1.0
 FAREWELL_SECONDS = 1.0  # for sessions that were told to end
+LEAVING_LOOK_SECONDS = 60.0  # a timer takes no inf
 COMPLAINT_SECONDS = 1.0  # between two lines about the same shortage
 
 
@@ -58,6 +60,7 @@ def main(assignment: Assignment) -> int:
     assignment.log.debug("worker.start", worker=assignment.number, loop=loop)
     worker = Worker(assignment, site)
     signal.signal(signal.SIGTERM, worker.asked_to_leave)
+    assignment.slot.beat(0, 0, 0, 0)  # or all the time until here would count as silence
     assignment.control.send(Verb.READY)
     return worker.run()
 
@@ -74,7 +77,7 @@ class Worker:
         self._acceptors: list[greenlet] = []
         self._served = 0
         self._complained = 0.0
-        self._leave_by: float | None = None  # monotonic; None: when the last session has ended
+        self._leave_by = math.inf  # monotonic; inf: when the last session has ended
         self._leaving = Event()
         self._news = Event()  # while leaving: a session has ended, or the time has changed
 
@@ -94,11 +97,11 @@ class Worker:
     def _wait_for_sessions(self) -> None:
         """Return when the last session has ended, or it is time to leave."""
         while self._sessions:
-            left = None if self._leave_by is None else self._leave_by - time.monotonic()
-            if left is not None and left <= 0:
+            left = self._leave_by - time.monotonic()
+            if left <= 0:
                 return
             self._news.clear()
-            self._news.wait(left)
+            self._news.wait(min(left, LEAVING_LOOK_SECONDS))
 
     # -- the master's word -----------------------------------------------------------------
 
@@ -116,7 +119,7 @@ class Worker:
             if verb is Verb.SERVE:
                 self._accept()
             elif verb is Verb.DRAIN:
-                self._drain(float(argument) or None)
+                self._drain(float(argument))
             elif verb is Verb.QUIT:
                 self._drain(-1.0)
 
@@ -125,7 +128,7 @@ class Worker:
         self._control.send(Verb.DRAINING)
         self._drain(self._assignment.settings.server.drain_seconds)
 
-    def _drain(self, seconds: float | None) -> None:
+    def _drain(self, seconds: float) -> None:
         """Accept nobody more, and leave when the last session has, or after *seconds*."""
         for acceptor in self._acceptors:
             interrupt(acceptor, ShutdownError("no more clients"))
@@ -133,7 +136,7 @@ class Worker:
             for sockets in self._assignment.lent.values():
                 for sock in sockets:
                     sock.close()
-        self._leave_by = None if seconds is None else time.monotonic() + seconds
+        self._leave_by = time.monotonic() + seconds
         self._leaving.set()
         self._news.set()
 
