@@ -1,0 +1,213 @@
+"""Dialing: the first address that stands, in time, and nothing left of the others."""
+
+import errno
+import os
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
+
+import pytest
+
+from geproxy.errors import DeadlineError, DialError
+from geproxy.net.deadline import Deadline
+from geproxy.net.dial import STAGGER_SECONDS, dial, dial_error, interleave
+from geproxy.terms import Endpoint, Outcome
+from tests.support.conformance import HARD_SECONDS, settle
+
+# connect(2) answers both on the spot on any host: multicast is no target of TCP, and a link-local
+# address needs a scope.
+MULTICAST = Endpoint(ip_address("224.0.0.1"), 9)
+UNSCOPED = Endpoint(ip_address("fe80::1"), 9)
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_is_kept() -> Iterator[None]:
+    settle()
+    before = len(os.listdir("/proc/self/fd"))
+    with Deadline(HARD_SECONDS, "a test"):
+        yield
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@contextmanager
+def listening(host: str = "127.0.0.1") -> Iterator[Endpoint]:
+    """An address that accepts."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as sock:
+        yield Endpoint.from_sockaddr(sock.getsockname())
+
+
+@contextmanager
+def refusing(host: str = "127.0.0.1") -> Iterator[Endpoint]:
+    """An address that refuses: bound, so that nobody else gets the port, and not listening."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as sock:
+        sock.bind((host, 0))
+        yield Endpoint.from_sockaddr(sock.getsockname())
+
+
+@contextmanager
+def black_hole() -> Iterator[Endpoint]:
+    """An address that does not answer: its queue is full, and Linux drops what comes then."""
+    with ExitStack() as held:
+        sock = held.enter_context(socket.socket())
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(0)
+        while True:
+            client = held.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(sock.getsockname())
+            if not select.select([], [client], [], 0.05)[1]:
+                break
+        yield Endpoint.from_sockaddr(sock.getsockname())
+
+
+def test_the_one_address_there_is_is_dialed() -> None:
+    with listening() as good:
+        stream = dial([good])
+        assert stream.peer == good
+        assert stream.bound.host == good.host
+        stream.close()
+
+
+def test_ipv6_is_dialed_too() -> None:
+    with listening("::1") as good:
+        stream = dial([good])
+        assert stream.peer == good
+        stream.close()
+
+
+def test_a_connection_carries_bytes_both_ways() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        stream = dial([Endpoint.from_sockaddr(sock.getsockname())])
+        far, _ = sock.accept()
+        with far:
+            stream.send_all(b"up")
+            assert far.recv(10) == b"up"
+            far.sendall(b"down")
+            assert stream.recv(10) == b"down"
+        stream.close()
+
+
+def test_a_dialed_connection_is_prepared() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        stream = dial([Endpoint.from_sockaddr(sock.getsockname())])
+        assert stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert stream._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        stream.close()
+
+
+def test_where_the_first_refuses_the_second_is_dialed_at_once() -> None:
+    with refusing() as bad, listening() as good:
+        with Deadline(STAGGER_SECONDS * 0.9, "no stagger after a failure"):
+            stream = dial([bad, bad, bad, good])
+        assert stream.peer == good
+        stream.close()
+
+
+def test_what_fails_on_the_spot_does_not_end_the_dialing() -> None:
+    with listening() as good:
+        stream = dial([UNSCOPED, MULTICAST, good])
+        assert stream.peer == good
+        stream.close()
+
+
+@pytest.mark.slow
+def test_where_the_first_is_silent_the_second_is_dialed_after_a_while() -> None:
+    with black_hole() as silent, listening() as good:
+        stream = dial([silent, good])
+        assert stream.peer == good
+        stream.close()
+
+
+@pytest.mark.slow
+def test_a_failure_beside_a_silent_one_does_not_end_the_dialing() -> None:
+    with black_hole() as silent, refusing() as bad, listening() as good:
+        stream = dial([silent, bad, good])
+        assert stream.peer == good
+        stream.close()
+
+
+def test_a_deadline_ends_every_attempt() -> None:
+    with black_hole() as silent, pytest.raises(DeadlineError), Deadline(0.02, "connect"):
+        dial([silent])
+
+
+@pytest.mark.slow
+def test_a_deadline_ends_attempts_that_run_side_by_side() -> None:
+    late = Deadline(STAGGER_SECONDS * 1.5, "connect")
+    ended = pytest.raises(DeadlineError)
+    with black_hole() as one, black_hole() as two, refusing() as bad, ended, late:
+        dial([one, bad, two])
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["refused last", "refused first"])
+def test_where_all_fail_the_most_telling_failure_is_heard(order: int) -> None:
+    with refusing() as bad, pytest.raises(DialError) as caught:
+        dial([MULTICAST, UNSCOPED, bad][::order])
+    assert caught.value.code == "refused"
+    assert caught.value.outcome is Outcome.REFUSED
+    assert str(caught.value) == f"{bad}: Connection refused"
+
+
+def test_an_address_without_a_way_to_it_is_unreachable() -> None:
+    with pytest.raises(DialError) as caught:
+        dial([UNSCOPED])
+    assert (caught.value.code, caught.value.outcome) == (
+        "unreachable",
+        Outcome.NETWORK_UNREACHABLE,
+    )
+
+
+A, B, C = (ip_address(f"192.0.2.{number}") for number in (1, 2, 3))
+X, Y, Z = (ip_address(f"2001:db8::{number}") for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("addresses", "ordered"),
+    [
+        pytest.param([], [], id="nothing"),
+        pytest.param([A], [A], id="one"),
+        pytest.param([A, B, C], [A, B, C], id="one family keeps its order"),
+        pytest.param([X, Y, A, B], [X, A, Y, B], id="in turn"),
+        pytest.param([A, B, X, Y], [A, X, B, Y], id="the first one's family leads"),
+        pytest.param([X, Y, Z, A], [X, A, Y, Z], id="what is left over comes last"),
+        pytest.param([X, A, B, C], [X, A, B, C], id="so it does in the other family"),
+        pytest.param([X, A, Y, B], [X, A, Y, B], id="what is in turn stays so"),
+    ],
+)
+def test_families_are_dialed_in_turn(addresses: list, ordered: list) -> None:
+    assert interleave(addresses) == ordered
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "outcome"),
+    [
+        (errno.ECONNREFUSED, "refused", Outcome.REFUSED),
+        (errno.ETIMEDOUT, "timeout", Outcome.TIMED_OUT),
+        (errno.EHOSTUNREACH, "unreachable", Outcome.HOST_UNREACHABLE),
+        (errno.EHOSTDOWN, "unreachable", Outcome.HOST_UNREACHABLE),
+        (errno.EACCES, "unreachable", Outcome.HOST_UNREACHABLE),
+        (errno.EPERM, "unreachable", Outcome.HOST_UNREACHABLE),
+        (errno.ENETUNREACH, "unreachable", Outcome.NETWORK_UNREACHABLE),
+        (errno.ENETDOWN, "unreachable", Outcome.NETWORK_UNREACHABLE),
+        (errno.EAFNOSUPPORT, "unreachable", Outcome.NETWORK_UNREACHABLE),
+        (errno.EADDRNOTAVAIL, "unreachable", Outcome.NETWORK_UNREACHABLE),
+        (errno.EINVAL, "unreachable", Outcome.NETWORK_UNREACHABLE),
+        (errno.ECONNRESET, "reset", Outcome.FAILED),
+        (errno.EMFILE, "limit", Outcome.FAILED),
+        (errno.ENFILE, "limit", Outcome.FAILED),
+        (errno.ENOBUFS, "limit", Outcome.FAILED),
+        (errno.ENOMEM, "limit", Outcome.FAILED),
+        (errno.EAGAIN, "limit", Outcome.FAILED),
+        (errno.EIO, "internal", Outcome.FAILED),
+        (0, "internal", Outcome.FAILED),
+    ],
+    ids=lambda value: errno.errorcode.get(value, "0") if isinstance(value, int) else "",
+)
+def test_every_errno_has_its_code_and_outcome(number: int, code: str, outcome: Outcome) -> None:
+    error = dial_error(number, Endpoint(A, 80))
+    assert (error.code, error.outcome) == (code, outcome)
+    assert str(error).startswith("192.0.2.1:80: ")

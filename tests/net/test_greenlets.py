@@ -1,0 +1,236 @@
+"""Greenlets that belong to somebody: nothing outlives its owner's call."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from geproxy.errors import DeadlineError, IdleError, ResetError, ShutdownError
+from geproxy.net.deadline import Deadline
+from geproxy.net.greenlets import (
+    getcurrent,
+    interrupt,
+    run_both,
+    spawn,
+    stacks,
+    wait_readable,
+)
+from tests.support.conformance import HARD_SECONDS, beside, left_since, living, settle, until
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    before = living()
+    with Deadline(HARD_SECONDS, "a test"):
+        yield
+    assert not left_since(before)
+
+
+def wait_for_ever() -> None:
+    Event().wait()
+
+
+def fail_at_once() -> None:
+    raise ResetError("broken")
+
+
+def fail_later() -> None:
+    gevent.sleep(0.005)
+    raise ResetError("broken")
+
+
+def return_at_once() -> None:
+    pass
+
+
+def return_later() -> None:
+    gevent.sleep(0.005)
+
+
+SHORT = [return_at_once, return_later]
+FAILING = [fail_at_once, fail_later]
+
+
+@pytest.mark.parametrize("there", SHORT)
+@pytest.mark.parametrize("here", SHORT)
+def test_both_are_waited_for(here: Callable[[], None], there: Callable[[], None]) -> None:
+    ended = []
+
+    def follow(function: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            function()
+            ended.append(function)
+
+        return run
+
+    run_both(follow(here), follow(there))
+    assert len(ended) == 2
+
+
+@pytest.mark.parametrize("other", [*SHORT, wait_for_ever])
+@pytest.mark.parametrize("failing", FAILING)
+@pytest.mark.parametrize("side", ["here", "there"])
+def test_the_first_error_of_either_side_ends_both_and_is_raised(
+    side: str, failing: Callable[[], None], other: Callable[[], None]
+) -> None:
+    sides = (failing, other) if side == "here" else (other, failing)
+    with pytest.raises(ResetError, match="broken"):
+        run_both(*sides)
+
+
+@pytest.mark.parametrize("failing_there", FAILING)
+@pytest.mark.parametrize("failing_here", FAILING)
+def test_two_errors_are_one_error(
+    failing_here: Callable[[], None], failing_there: Callable[[], None]
+) -> None:
+    with pytest.raises(ResetError):
+        run_both(failing_here, failing_there)
+    settle()  # the second one is not raised later
+
+
+def test_what_is_no_error_of_ours_is_raised_too() -> None:
+    def divide() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_both(wait_for_ever, divide)
+
+
+def test_the_side_that_is_ended_can_clean_up() -> None:
+    cleaned = []
+
+    def careful() -> None:
+        try:
+            wait_for_ever()
+        finally:
+            cleaned.append(True)
+
+    with pytest.raises(ResetError):
+        run_both(fail_later, careful)
+    assert cleaned
+
+
+def test_a_side_that_was_never_begun_is_ended_too() -> None:
+    with pytest.raises(ResetError):
+        run_both(fail_at_once, wait_for_ever)
+
+
+def test_a_deadline_around_both_ends_both() -> None:
+    with pytest.raises(DeadlineError), Deadline(0.01, "both"):
+        run_both(wait_for_ever, wait_for_ever)
+
+
+def test_an_interruption_ends_both() -> None:
+    def own() -> None:
+        with pytest.raises(IdleError, match="silent"):
+            run_both(wait_for_ever, wait_for_ever)
+
+    with beside(own) as (owner,):
+        settle()
+        interrupt(owner, IdleError("silent"))
+
+
+def test_two_interruptions_at_one_moment_still_leave_nothing_running() -> None:
+    inside = 0
+    seen = []
+
+    def count() -> None:
+        nonlocal inside
+        inside += 1
+        try:
+            wait_for_ever()
+        finally:
+            inside -= 1
+
+    def own() -> None:
+        try:
+            run_both(wait_for_ever, count)
+        except (IdleError, ShutdownError):
+            seen.append(inside)
+
+    with beside(own) as (owner,):
+        until(lambda: inside)
+        interrupt(owner, IdleError("silent"))
+        interrupt(owner, ShutdownError("over"))
+    assert seen == [0]
+
+
+def test_a_finished_greenlet_is_not_interrupted() -> None:
+    finished = spawn(return_at_once)
+    until(lambda: finished.dead)
+    interrupt(finished, IdleError("silent"))
+    settle()
+
+
+def test_an_interruption_reaches_the_wait_it_finds() -> None:
+    waits = []
+
+    def wait_twice() -> None:
+        for _ in range(2):
+            try:
+                wait_for_ever()
+            except IdleError as error:
+                waits.append(str(error))
+
+    with beside(wait_twice) as (waiting,):
+        for text in ("first", "second"):
+            settle()
+            interrupt(waiting, IdleError(text))
+    assert waits == ["first", "second"]
+
+
+def test_a_descriptor_is_waited_for_until_it_has_something() -> None:
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(DeadlineError), Deadline(0.01, "nothing there"):
+            wait_readable(reading)
+        os.write(writing, b"x")
+        wait_readable(reading)
+        os.read(reading, 1)
+    finally:
+        os.close(writing)
+    wait_readable(reading)  # its end counts
+    os.close(reading)
+
+
+def test_a_greenlet_that_hangs_is_shown_with_the_place_where_it_stands() -> None:
+    with beside(wait_for_ever) as (waiting,):
+        settle()
+        text = stacks([waiting, getcurrent()])
+        waiting.kill()
+    assert text.splitlines()[0].startswith(__file__)
+    assert text.splitlines()[1] == "running or finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "verdict"),
+    [
+        pytest.param("", "safe", id="imports alone are safe"),
+        pytest.param("prepare_loop()", "a hub exists", id="a hub is not"),
+        pytest.param(
+            "threading.Thread(target=time.sleep, args=(5,), daemon=True).start()",
+            "a thread exists",
+            id="a thread is not",
+        ),
+    ],
+)
+def test_whoever_forks_must_have_neither_hub_nor_thread(before: str, verdict: str) -> None:
+    script = f"""
+import threading, time
+from geproxy.net.greenlets import assert_fork_safe, prepare_loop
+{before}
+try:
+    assert_fork_safe()
+    print("safe", flush=True)
+except AssertionError as error:
+    print(error, flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=HARD_SECONDS
+    )
+    assert done.stdout.startswith(verdict), done.stderr

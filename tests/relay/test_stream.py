@@ -1,0 +1,354 @@
+"""Relays: both directions until both are done, broken, or silent for too long."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from geproxy.errors import DeadlineError, GeproxyError, IdleError, ResetError, ShutdownError
+from geproxy.net.deadline import Deadline
+from geproxy.net.forward import Flow
+from geproxy.net.greenlets import interrupt
+from geproxy.relay.stream import Relays
+from tests.support.conformance import (
+    HARD_SECONDS,
+    MakePair,
+    left_since,
+    living,
+    noise,
+    read_exactly,
+    read_to_end,
+    settle,
+    tcp_pair,
+    until,
+)
+from tests.support.memory import memory_pair
+
+IDLE_SECONDS, HALF_CLOSE_SECONDS = 100.0, 10.0
+
+
+@pytest.fixture
+def relays() -> Iterator[Relays]:
+    before = living()
+    with Deadline(HARD_SECONDS, "a test"):
+        yield Relays(IDLE_SECONDS, HALF_CLOSE_SECONDS)
+    assert not left_since(before), "a greenlet outlived its relay"
+
+
+class Session:
+    """application -> client, relay, target -> service; and how the relay ended."""
+
+    def __init__(self, relays: Relays, make_pair: MakePair = memory_pair) -> None:
+        self.application, self.client = make_pair()
+        self.target, self.service = make_pair()
+        self.up, self.down = Flow(), Flow()
+        self.error: GeproxyError | None = None
+        self.relays = relays
+        self.greenlet: gevent.Greenlet[..., Any] = gevent.spawn(self._run)
+
+    def _run(self) -> None:
+        try:
+            self.relays.run(self.client, self.target, self.up, self.down)
+        except GeproxyError as error:
+            self.error = error
+
+    @property
+    def over(self) -> bool:
+        return bool(self.greenlet.dead)
+
+    def end(self) -> GeproxyError | None:
+        """Wait for the end; close all; say how it ended."""
+        self.greenlet.join(HARD_SECONDS)
+        assert self.over
+        for stream in (self.application, self.client, self.target, self.service):
+            stream.close()
+        return self.error
+
+
+@pytest.fixture(params=[pytest.param(memory_pair, id="memory"), pytest.param(tcp_pair, id="TCP")])
+def session(request: pytest.FixtureRequest, relays: Relays) -> Iterator[Session]:
+    made = Session(relays, request.param)
+    yield made
+    made.greenlet.kill()
+    made.end()
+
+
+# -- ends ---------------------------------------------------------------------------------------
+
+
+def test_a_half_close_by_the_client_still_delivers_the_answer(session: Session) -> None:
+    session.application.send_all(b"question")
+    session.application.close_write()
+    assert read_to_end(session.service) == b"question"
+    settle()
+    assert not session.over
+    session.service.send_all(b"answer")
+    session.service.close_write()
+    assert read_to_end(session.application) == b"answer"
+    assert session.end() is None
+    assert (session.up.bytes, session.down.bytes) == (8, 6)
+    assert session.up.ended
+    assert session.down.ended
+
+
+def test_a_half_close_by_the_target_still_takes_the_upload(session: Session) -> None:
+    session.service.send_all(b"go on")
+    session.service.close_write()
+    assert read_to_end(session.application) == b"go on"
+    settle()
+    assert not session.over
+    data = noise(300_000)
+    sender = gevent.spawn(session.application.send_all, data)
+    assert read_exactly(session.service, len(data)) == data
+    sender.get()
+    session.application.close_write()
+    assert session.service.recv(10) == b""
+    assert session.end() is None
+    assert (session.up.bytes, session.down.bytes) == (300_000, 5)
+
+
+def test_a_session_without_a_byte_ends_well(session: Session) -> None:
+    session.application.close_write()
+    session.service.close_write()
+    assert session.end() is None
+    assert (session.up.bytes, session.down.bytes) == (0, 0)
+
+
+def test_both_directions_move_at_once(session: Session) -> None:
+    up, down = noise(500_000, 1), noise(700_000, 2)
+
+    def send(stream: Any, data: bytes) -> None:
+        stream.send_all(data)
+        stream.close_write()
+
+    senders = [
+        gevent.spawn(send, session.application, up),
+        gevent.spawn(send, session.service, down),
+    ]
+    reader = gevent.spawn(read_to_end, session.application)
+    assert read_to_end(session.service) == up
+    assert reader.get() == down
+    gevent.joinall(senders, raise_error=True)
+    assert session.end() is None
+    assert (session.up.bytes, session.down.bytes) == (500_000, 700_000)
+
+
+@pytest.mark.parametrize("side", ["application", "service"])
+def test_a_reset_of_either_side_ends_both_directions(session: Session, side: str) -> None:
+    session.application.send_all(b"up")
+    session.service.send_all(b"down")
+    assert read_exactly(session.service, 2) == b"up"
+    assert read_exactly(session.application, 4) == b"down"
+    settle()
+    getattr(session, side).abort()
+    assert isinstance(session.end(), ResetError)
+    assert (session.up.bytes, session.down.bytes) == (2, 4)
+    assert not (session.up.ended or session.down.ended)
+
+
+@pytest.mark.parametrize("side", ["application", "service"])
+def test_a_reset_after_a_half_close_ends_the_rest(session: Session, side: str) -> None:
+    session.application.close_write()
+    assert session.service.recv(10) == b""
+    settle()
+    getattr(session, side).abort()
+    if side == "application":
+        session.service.send_all(b"for nobody")
+    assert isinstance(session.end(), ResetError)
+    assert not session.down.ended
+
+
+@pytest.mark.parametrize("side", ["application", "service"])
+def test_a_reset_is_no_clean_end_although_a_send_was_waiting(session: Session, side: str) -> None:
+    """The kernel reports the reset to the waiting send; the read beside it must not see an end."""
+    other = session.service if side == "application" else session.application
+    sender = gevent.spawn(_send_until_broken, other)
+    flow = session.down if side == "application" else session.up
+    back = session.up if side == "application" else session.down
+    until(lambda: flow.bytes)
+    settle()
+    getattr(session, side).abort()
+    session.greenlet.join(HARD_SECONDS)
+    sender.kill()
+    assert isinstance(session.end(), ResetError)
+    assert not back.ended, "the reset was passed on as an end"
+
+
+def _send_until_broken(stream: Any) -> None:
+    try:
+        stream.send_all(bytes(4_000_000))
+    except ResetError:
+        pass
+
+
+# -- silence ------------------------------------------------------------------------------------
+
+
+def test_a_relay_in_which_nothing_moves_is_ended_after_the_idle_limit(relays: Relays) -> None:
+    session = Session(relays)
+    settle()
+    for now_seconds in (1000.0, 1050.0, 1099.9):
+        relays.sweep(now_seconds)
+        settle()
+        assert not session.over, now_seconds
+    relays.sweep(1100.0)
+    error = session.end()
+    assert isinstance(error, IdleError)
+    assert str(error) == "silent for 100 seconds"
+
+
+@pytest.mark.parametrize("side", ["application", "service"])
+def test_a_byte_in_either_direction_keeps_a_relay_alive(relays: Relays, side: str) -> None:
+    session = Session(relays)
+    settle()
+    relays.sweep(0.0)
+    relays.sweep(99.0)
+    getattr(session, side).send_all(b"x")
+    until(lambda: session.up.bytes + session.down.bytes == 1)
+    relays.sweep(101.0)
+    relays.sweep(200.9)
+    settle()
+    assert not session.over
+    relays.sweep(201.0)
+    assert isinstance(session.end(), IdleError)
+
+
+@pytest.mark.parametrize("side", ["application", "service"])
+def test_a_half_closed_relay_has_a_limit_of_its_own(relays: Relays, side: str) -> None:
+    session = Session(relays)
+    settle()
+    relays.sweep(0.0)
+    getattr(session, side).close_write()
+    until(lambda: session.up.ended or session.down.ended)
+    relays.sweep(50.0)  # the half-close counts as a movement
+    relays.sweep(59.9)
+    settle()
+    assert not session.over
+    relays.sweep(60.0)
+    error = session.end()
+    assert isinstance(error, IdleError)
+    assert str(error) == "half-closed and silent for 10 seconds"
+
+
+def test_a_half_closed_relay_whose_answer_flows_lives_on(relays: Relays) -> None:
+    session = Session(relays)
+    session.application.close_write()
+    until(lambda: session.up.ended)
+    for step in range(20):
+        session.service.send_all(b"x")
+        until(lambda count=step + 1: session.down.bytes == count)
+        relays.sweep(step * 9.0)
+    settle()
+    assert not session.over
+    session.service.close_write()
+    assert session.end() is None
+
+
+def test_a_reader_that_has_stopped_counts_as_silence(relays: Relays) -> None:
+    session = Session(relays)
+    sender = gevent.spawn(_send_until_broken, session.service)
+    settle()
+    relays.sweep(0.0)
+    relays.sweep(99.0)
+    settle()
+    assert not session.over
+    relays.sweep(100.0)
+    assert isinstance(session.end(), IdleError)
+    sender.join()
+
+
+def test_only_the_silent_relays_are_ended(relays: Relays) -> None:
+    silent, lively = Session(relays), Session(relays)
+    settle()
+    relays.sweep(0.0)
+    lively.application.send_all(b"x")
+    until(lambda: lively.up.bytes)
+    relays.sweep(100.0)
+    assert isinstance(silent.end(), IdleError)
+    assert not lively.over
+    lively.application.close_write()
+    lively.service.close_write()
+    assert lively.end() is None
+
+
+def test_a_relay_that_begins_late_has_its_full_time(relays: Relays) -> None:
+    relays.sweep(0.0)
+    session = Session(relays)
+    settle()
+    relays.sweep(500.0)
+    settle()
+    assert not session.over
+    relays.sweep(600.0)
+    assert isinstance(session.end(), IdleError)
+
+
+@pytest.mark.parametrize(
+    ("idle_seconds", "half_close_seconds", "sweep_seconds"),
+    [(3600, 300, 5.0), (3600, 8, 2.0), (4, 300, 1.0), (0.1, 300, 0.25)],
+)
+def test_sweeps_come_often_enough_for_the_shorter_limit(
+    idle_seconds: float, half_close_seconds: float, sweep_seconds: float
+) -> None:
+    assert Relays(idle_seconds, half_close_seconds).sweep_seconds == sweep_seconds
+
+
+# -- interruptions and sums ---------------------------------------------------------------------
+
+
+def test_an_interruption_ends_both_directions(relays: Relays) -> None:
+    session = Session(relays)
+    settle()
+    interrupt(session.greenlet, ShutdownError("over"))
+    assert isinstance(session.end(), ShutdownError)
+
+
+def test_a_sweep_and_a_shutdown_at_one_moment_end_it_once(relays: Relays) -> None:
+    session = Session(relays)
+    settle()
+    relays.sweep(0.0)
+    relays.sweep(100.0)
+    interrupt(session.greenlet, ShutdownError("over"))
+    assert isinstance(session.end(), IdleError | ShutdownError)
+
+
+def test_a_deadline_around_a_relay_ends_it(relays: Relays) -> None:
+    client, target = memory_pair()
+    with pytest.raises(DeadlineError), Deadline(0.01, "a relay"):
+        relays.run(client, target, Flow(), Flow())
+
+
+def test_the_totals_are_exact_while_relays_live_and_when_they_have_ended(relays: Relays) -> None:
+    assert relays.totals() == (0, 0)
+    well, broken, living_on = Session(relays), Session(relays), Session(relays)
+    for number, session in enumerate((well, broken, living_on), 1):
+        session.application.send_all(bytes(number))
+        session.service.send_all(bytes(number * 100))
+        assert read_exactly(session.service, number) == bytes(number)
+        assert read_exactly(session.application, number * 100) == bytes(number * 100)
+        until(lambda one=session, n=number: (one.up.bytes, one.down.bytes) == (n, n * 100))
+    assert relays.totals() == (6, 600)
+    well.application.close_write()
+    well.service.close_write()
+    assert well.end() is None
+    assert relays.totals() == (6, 600)
+    broken.application.abort()
+    assert isinstance(broken.end(), ResetError)
+    assert relays.totals() == (6, 600)
+    living_on.application.send_all(b"x")
+    assert read_exactly(living_on.service, 1) == b"x"
+    until(lambda: living_on.up.bytes == 4)
+    assert relays.totals() == (7, 600)
+    living_on.service.abort()
+    assert isinstance(living_on.end(), ResetError)
+    assert relays.totals() == (7, 600)
+
+
+def test_neither_stream_is_closed(relays: Relays) -> None:
+    client_side, client = memory_pair()
+    target, target_side = memory_pair()
+    client_side.close_write()
+    target_side.close_write()
+    relays.run(client, target, Flow(), Flow())
+    assert not client.closed
+    assert not target.closed
