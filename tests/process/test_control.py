@@ -1,0 +1,125 @@
+"""The line between master and worker: whole messages, and the end at once when a side dies."""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from geproxy.process.control import MAX_MESSAGE_BYTES, Control, Verb
+
+
+@pytest.fixture
+def line() -> Iterator[tuple[Control, Control]]:
+    ours, theirs = Control.pair()
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("verb", list(Verb), ids=lambda verb: verb.value)
+@pytest.mark.parametrize(
+    "argument",
+    [
+        pytest.param("", id="no argument"),
+        pytest.param("12.5", id="a number"),
+        pytest.param("two words\nand a line", id="spaces and a line's end"),
+        pytest.param("Zürich ⚙", id="more than ASCII"),
+    ],
+)
+def test_a_message_arrives_as_it_was_sent(
+    line: tuple[Control, Control], verb: Verb, argument: str
+) -> None:
+    line[0].send(verb, argument)
+    assert line[1].receive() == (verb, argument)
+
+
+def test_both_ends_can_speak(line: tuple[Control, Control]) -> None:
+    line[0].send(Verb.SERVE)
+    line[1].send(Verb.READY)
+    assert line[0].receive() == (Verb.READY, "")
+    assert line[1].receive() == (Verb.SERVE, "")
+
+
+def test_messages_keep_their_boundaries_and_order(line: tuple[Control, Control]) -> None:
+    sent = [(Verb.DRAIN, str(number)) for number in range(50)]
+    for verb, argument in sent:
+        line[0].send(verb, argument)
+    assert [line[1].receive() for _ in sent] == sent
+
+
+def test_nothing_there_is_not_the_end(line: tuple[Control, Control]) -> None:
+    with pytest.raises(BlockingIOError):
+        line[0].receive()
+
+
+def test_what_was_said_before_the_end_is_heard_before_it(line: tuple[Control, Control]) -> None:
+    line[1].send(Verb.FAILED, "no memory")
+    line[1].close()
+    assert line[0].receive() == (Verb.FAILED, "no memory")
+    assert line[0].receive() is None
+    assert line[0].receive() is None
+
+
+def test_the_end_is_seen_when_the_other_side_left_words_unread(
+    line: tuple[Control, Control],
+) -> None:
+    line[0].send(Verb.SERVE)
+    line[1].close()
+    assert line[0].receive() is None
+
+
+def test_speaking_to_a_side_that_is_gone_does_nothing(line: tuple[Control, Control]) -> None:
+    line[1].close()
+    line[0].send(Verb.QUIT)
+
+
+def test_speaking_to_a_side_that_never_listens_does_not_wait(line: tuple[Control, Control]) -> None:
+    for _ in range(5000):
+        line[0].send(Verb.SERVE, "x" * 500)
+    assert line[1].receive() == (Verb.SERVE, "x" * 500)
+
+
+@pytest.mark.parametrize(
+    "letter", [pytest.param("x", id="ASCII"), pytest.param("€", id="three bytes a letter")]
+)
+def test_an_oversize_argument_is_cut_not_lost(line: tuple[Control, Control], letter: str) -> None:
+    line[0].send(Verb.FAILED, letter * 5000)
+    message = line[1].receive()
+    assert message is not None
+    verb, argument = message
+    assert verb is Verb.FAILED
+    whole = argument.rstrip("\N{REPLACEMENT CHARACTER}")  # the cut may go through a letter
+    assert set(whole) == {letter}
+    assert MAX_MESSAGE_BYTES - 20 < len(argument.encode()) <= MAX_MESSAGE_BYTES + 3
+    with pytest.raises(BlockingIOError):
+        line[1].receive()
+
+
+def test_a_text_that_is_no_unicode_is_sent_all_the_same(line: tuple[Control, Control]) -> None:
+    line[0].send(Verb.FAILED, "path \udcff")
+    assert line[1].receive() == (Verb.FAILED, "path ?")
+
+
+def test_a_killed_process_ends_the_line(line: tuple[Control, Control]) -> None:
+    ours, theirs = line
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        while True:
+            time.sleep(60)
+    theirs.close()
+    with pytest.raises(BlockingIOError):
+        ours.receive()
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([ours], [], [], 10)[0] == [ours]
+    assert ours.receive() is None
+    os.waitpid(pid, 0)
+
+
+def test_a_closed_end_has_no_descriptor(line: tuple[Control, Control]) -> None:
+    line[0].close()
+    assert line[0].fileno() == -1
+    line[0].close()
