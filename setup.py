@@ -20,6 +20,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "gevent>=25.9",
+        "cryptography>=47",  # the first with encrypt_into
         "pycryptodome>=3.20",
         "docopt-ng>=0.9",
         "setproctitle>=1.3.3",
