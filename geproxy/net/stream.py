@@ -48,7 +48,8 @@ class MessageReader:
         while True:
             found = message.decode(data)
             if found is not None:
-                self._leftover = data[found[1] :]
+                # recv() may have a leftover of its own, and what it gave us came before that.
+                self._leftover = data[found[1] :] + self._leftover
                 return found[0]
             if len(data) >= limit_bytes:
                 raise ProtocolError(f"a message longer than {limit_bytes} bytes")

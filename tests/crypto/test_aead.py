@@ -1,6 +1,8 @@
 """Both implementations give the documents' answers, and each other's."""
 
+import importlib.util
 import random
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -72,6 +74,23 @@ def test_without_the_fast_one_the_twin_serves(
     fallback = make_aead(method, key_for(method))
     assert isinstance(fallback, TwinAead)
     assert opened(fallback, NONCE, sealed) == b"hello"
+
+
+def test_where_cryptography_is_not_installed_the_twin_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "cryptography"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    spec = importlib.util.spec_from_file_location("aead_alone", aead.__file__)
+    assert spec is not None and spec.loader is not None
+    alone = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(alone)
+    assert not alone.FAST
+    cipher = alone.make_aead(CHACHA20_POLY1305, bytes(32))
+    sealed = seal(cipher, NONCE, b"hello")
+    assert opened(cipher, NONCE, sealed) == b"hello"
+    with pytest.raises(alone.BadTag):
+        opened(cipher, bytes(NONCE_BYTES), sealed)
 
 
 @EVERY_MAKER
