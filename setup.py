@@ -24,6 +24,7 @@ setup(
         "pycryptodome>=3.20",
         "docopt-ng>=0.9",
         "setproctitle>=1.3.3",
+        "segno>=1.6",
     ],
     extras_require={
         "test": [

@@ -59,7 +59,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "net": ("gevent", "greenlet"),
     "process": ("setproctitle",),
     "process.worker": ("setproctitle",),
-    "cli": ("docopt",),
+    "cli": ("docopt", "segno"),
 }
 
 SIBLINGS = ("inbound", "policy", "outbound", "relay")

@@ -8,118 +8,33 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from geproxy.config.url import ListenUrl, parse_listen_url
+from geproxy.config.setting import (
+    Setting,
+    choice,
+    flag,
+    number,
+    path,
+    read_number,
+    read_path,
+    read_text,
+    seconds,
+    setting,
+    text,
+)
+from geproxy.config.url import ListenUrl, PeerUrl, parse_listen_url, parse_peer_url
 from geproxy.crypto.password import PasswordHash
-
-# Fixed by the system
-TIMER_SECONDS_MAX = 2_147_483  # 24 days: epoll counts milliseconds in a signed 32-bit integer
+from geproxy.crypto.secret import Secret
+from geproxy.errors import Problem
 
 # Chosen here
 STEP_SECONDS_MAX = 3600  # nobody waits longer for one step; more was meant in milliseconds
 SESSIONS_MAX = 500_000  # two descriptors each, and a process has 2^20 at most (fs.nr_open)
 WORKERS_MAX = 1024  # each is a process of its own: above any machine's number of cores
 BUILT_IN_VIAS = ("direct", "deny")
-SHOWN_NUMBER_BITS = 64  # TOML's integers; Python reads longer ones, and refuses to print some
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """How one setting stands in the file.
-
-    *read* returns the value, or raises ValueError with what would be right: it never repeats a
-    text, which could be a password in the wrong place. Where *words* is a tuple, every text that
-    is not one of them is a path, relative to the file.
-    """
-
-    default: object  # None: it must be given
-    read: Callable[[object], object]
-    words: tuple[str, ...] | None = None
-
-
-def setting(default: object, read: Callable[[object], object]) -> Mapping[str, Setting]:
-    """Make the metadata of a field that can stand in the file."""
-    return {"setting": Setting(default, read)}
-
-
-def number(default: int, *, low: int, high: int) -> int:
-    """Declare a whole number in *low*..*high*."""
-    return field(default=default, metadata=setting(default, lambda v: read_number(v, low, high)))
-
-
-def seconds(default: float, *, high: float = TIMER_SECONDS_MAX, zero: bool = True) -> float:
-    """Declare a time of at most *high* seconds; *zero* tells whether 0 makes sense."""
-
-    def read(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"a number of seconds is wanted, not {kind_of(value)}")
-        # In this order nan, which is unequal to all, is refused as well.
-        if not 0 <= value <= high or (value == 0 and not zero):
-            bounds = f"in 0..{high}" if zero else f"above 0 and at most {high}"
-            raise ValueError(f"{shown_number(value)} is not {bounds} (seconds)")
-        return float(value)
-
-    return field(default=default, metadata=setting(default, read))
-
-
-def choice(default: str, *words: str) -> str:
-    """Declare one of *words*."""
-
-    def read(value: object) -> str:
-        if not isinstance(value, str) or value not in words:
-            raise ValueError(f"one of {', '.join(words)} is wanted")
-        return value
-
-    return field(default=default, metadata=setting(default, read))
-
-
-def flag(default: bool) -> bool:
-    """Declare true or false."""
-
-    def read(value: object) -> bool:
-        if not isinstance(value, bool):
-            raise ValueError(f"true or false is wanted, not {kind_of(value)}")
-        return value
-
-    return field(default=default, metadata=setting(default, read))
-
-
-def text(default: str) -> str:
-    """Declare a text that the loader checks further."""
-    return field(default=default, metadata=setting(default, read_text))
-
-
-def path(default: str, *others: str) -> str:
-    """Declare a file, or one of a few words in its place."""
-    how = Setting(default, read_path, words=(default, *others))
-    return field(default=default, metadata={"setting": how})
-
-
-def read_number(value: object, low: int, high: int) -> int:
-    """Read a whole number in *low*..*high*. Raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"a whole number is wanted, not {kind_of(value)}")
-    if not low <= value <= high:
-        raise ValueError(f"{shown_number(value)} is not in {low}..{high}")
-    return value
-
-
-def read_text(value: object) -> str:
-    """Read a text. Raises ValueError."""
-    if not isinstance(value, str):
-        raise ValueError(f"a text is wanted, not {kind_of(value)}")
-    return value
-
-
-def read_path(value: object) -> str:
-    """Read what may be a path. Raises ValueError."""
-    name = read_text(value)
-    if "\0" in name:
-        raise ValueError("a path holds no NUL")
-    return name
 
 
 def read_workers(value: object) -> Literal["auto"] | int:
@@ -134,24 +49,9 @@ def read_listen_url(value: object) -> ListenUrl:
     return parse_listen_url(read_text(value))
 
 
-def kind_of(value: object) -> str:
-    """Say what a TOML value is, without repeating it."""
-    kinds: dict[type, str] = {
-        bool: "true or false",
-        int: "a number",
-        float: "a fraction",
-        str: "a text",
-        list: "a list",
-        dict: "a table",
-    }
-    return kinds.get(type(value), "a date or time")
-
-
-def shown_number(value: float) -> str:
-    """Write a number for a message, however long it is in the file."""
-    if isinstance(value, int) and value.bit_length() > SHOWN_NUMBER_BITS:
-        return "a number that long"
-    return str(value)
+def read_peer_url(value: object) -> PeerUrl:
+    """Read the URL of a peer. Raises ValueError."""
+    return parse_peer_url(read_text(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,17 +104,34 @@ class Resolver:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """One [listen.NAME]."""
+    """One [listen.NAME].
+
+    An ss:// listener has a secret, and its url holds what the secret is made of, be it from a file.
+    """
 
     name: str
     url: ListenUrl = field(metadata=setting(None, read_listen_url))
+    secret: Secret | None = field(default=None, repr=False)
     # In the file a path, here what it holds. None: no authentication; {}: nobody can log in.
     users: Mapping[str, PasswordHash] | None = field(
         default=None, repr=False, metadata={"setting": Setting("", read_path, words=("",))}
     )
+    password_file: str = path("")
+    key_file: str = path("")
     udp: bool = flag(True)
     via: str = text("direct")
     open: bool = flag(False)
+
+
+@dataclass(frozen=True, slots=True)
+class Via:
+    """One [via.NAME]: the way out through a peer; its url holds what the secret is made of."""
+
+    name: str
+    url: PeerUrl = field(metadata=setting(None, read_peer_url))
+    secret: Secret = field(repr=False)
+    password_file: str = path("")
+    key_file: str = path("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,15 +144,18 @@ class Settings:
     limits: Limits
     resolver: Resolver
     listen: tuple[Listen, ...]
+    via: tuple[Via, ...] = ()
+    warnings: tuple[Problem, ...] = ()  # what works, and should not stay; no secret stands in one
 
 
-Table = type[Server] | type[Log] | type[Limits] | type[Resolver] | type[Listen]
+Table = type[Server] | type[Log] | type[Limits] | type[Resolver] | type[Listen] | type[Via]
 TABLES: dict[str, Table] = {
     "server": Server,
     "log": Log,
     "limits": Limits,
     "resolver": Resolver,
     "listen.NAME": Listen,
+    "via.NAME": Via,
 }
 
 # Documented, but not in this version: only the value that turns each one off is accepted.
@@ -244,7 +164,8 @@ NOT_YET: dict[Table, dict[str, object]] = {
     Log: {},
     Limits: {"sessions_per_client": 0},
     Resolver: {"nameservers": []},
-    Listen: {"password_file": "", "key_file": "", "udp_address": "", "udp_ports": "", "target": ""},
+    Listen: {"udp_address": "", "udp_ports": "", "target": ""},
+    Via: {},
 }
 
 
@@ -258,7 +179,7 @@ def settings_of(table: Table) -> dict[str, Setting]:
 
 
 def catalogue() -> dict[str, Setting]:
-    """List every setting of this version by its full key: server.workers … listen.NAME.open."""
+    """List every setting of this version by its full key: server.workers … via.NAME.key_file."""
     return {
         f"{key}.{name}": how
         for key, table in TABLES.items()

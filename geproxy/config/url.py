@@ -1,4 +1,4 @@
-"""Listener URLs: SCHEME://[user:password@]HOST:PORT.
+"""URLs of listeners, SCHEME://[user:password@]HOST:PORT, and of the peers on a way out.
 
 No error repeats a piece of the URL other than a number in the port's place: whoever forgets to
 percent-encode a password moves it to where a host or a path is expected.
@@ -7,12 +7,15 @@ percent-encode a password moves it to where a host or a path is expected.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
+from geproxy.config import percent, ssurl
+from geproxy.config.sealing import Sealing
 from geproxy.config.userfile import check_user_name
-from geproxy.terms import Address, plain_address
+from geproxy.terms import Address, Endpoint, unmapped
 
 # Fixed by the specification
 PORT_MAX = 65535
@@ -21,13 +24,18 @@ ANY_IPV4 = IPv4Address(0)
 ANY_IPV6 = IPv6Address(0)
 
 # Chosen here
-DEFAULT_PORTS = {"socks5": 1080}  # the schemes that this version has
-NOT_YET = frozenset({"mixed", "socks4", "http", "ss", "tcp", "udp"})
-EXAMPLE = "socks5://127.0.0.1:1080"
+DEFAULT_PORTS = {"socks5": 1080, "ss": 8388}
+LISTEN_SCHEMES = ("socks5", "ss")  # what this version has
+LISTEN_NOT_YET = ("mixed", "socks4", "http", "tcp", "udp")
+PEER_SCHEMES = ("ss",)
+PEER_NOT_YET = ("socks5", "http")
+LISTEN_EXAMPLE = "socks5://127.0.0.1:1080"
+PEER_EXAMPLE = "ss://METHOD:PASSWORD@relay.example.net:8388"
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_AUTHORITY = re.compile(r"([^/?#]*)(.*)", re.DOTALL)
 _HOST_PORT = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
-_BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,7 @@ class ListenUrl:
     port: int  # 0: the kernel chooses
     user: str | None = None
     password: bytes | None = field(default=None, repr=False)
+    sealing: Sealing | None = None  # for ss
 
     @property
     def dual_stack(self) -> bool:
@@ -49,6 +58,11 @@ class ListenUrl:
     def loopback(self) -> bool:
         """Whether only this host's own processes can connect."""
         return all(address.is_loopback for address in self.addresses)
+
+    @property
+    def wildcards(self) -> tuple[Address, ...]:
+        """The addresses of it that mean every address of a family; [::] alone means both."""
+        return tuple(address for address in self._bound if address in (ANY_IPV4, ANY_IPV6))
 
     def overlaps(self, other: ListenUrl) -> bool:
         """Whether the kernel would refuse to bind both at once."""
@@ -67,11 +81,25 @@ class ListenUrl:
 
     def masked(self) -> str:
         """Write the URL with *** for the password: for logs and messages."""
-        user = "" if self.user is None else f"{quote(self.user, safe='')}:***@"
         host = "" if len(self.addresses) > 1 else str(self.addresses[0])
-        if ":" in host:
-            host = f"[{host}]"
-        return f"{self.scheme}://{user}{host}:{self.port}"
+        where = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        if self.sealing is not None:
+            return ssurl.masked(self.sealing, where)
+        user = "" if self.user is None else f"{quote(self.user, safe='')}:***@"
+        return f"{self.scheme}://{user}{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUrl:
+    """Where the peer of a way out is, and how it seals."""
+
+    scheme: str
+    peer: Endpoint
+    sealing: Sealing
+
+    def masked(self) -> str:
+        """Write the URL with *** for its secret: for logs and messages."""
+        return ssurl.masked(self.sealing, str(self.peer))
 
 
 def parse_listen_url(text: str) -> ListenUrl:
@@ -79,29 +107,54 @@ def parse_listen_url(text: str) -> ListenUrl:
 
     Raises ValueError with one line that says what would be right and holds no secret.
     """
-    if " " in text or not text.isprintable():  # lone surrogates do not print either
-        raise ValueError("a URL holds no space or control character: percent-encode it")
-    parts = _URL.fullmatch(text)
-    if parts is None:
-        raise ValueError(f"is no URL; one looks like {EXAMPLE}")
-    scheme, authority, rest = parts[1].lower(), parts[2], parts[3]
-    if scheme in NOT_YET:
-        raise ValueError(f"scheme {scheme}:// is not in this version")
-    if scheme not in DEFAULT_PORTS:
-        raise ValueError(f"the scheme is unknown; a listener's URL looks like {EXAMPLE}")
+    scheme, rest = _split_scheme(text, LISTEN_SCHEMES, LISTEN_NOT_YET, LISTEN_EXAMPLE)
+    if scheme == "ss":
+        sealing, host_port = ssurl.parse(rest.partition("#")[0])
+        host, port = _split_port(host_port, DEFAULT_PORTS[scheme])
+        return ListenUrl(scheme, _addresses(host), port, sealing=sealing)
+    parts = _AUTHORITY.fullmatch(rest)
+    assert parts is not None, "it matches any text"
     # Before the port is looked at: in socks5://alice:70000/7@host it is half of a password.
-    if rest not in ("", "/"):
-        raise ValueError(
-            "nothing follows the port in a listener's URL; "
-            "/ ? # in a password are written %2F %3F %23"
-        )
-    userinfo, at, host_port = authority.rpartition("@")
+    if parts[2] not in ("", "/"):
+        raise ValueError(f"nothing follows the port in a listener's URL; {ssurl.ENCODE}")
+    userinfo, at, host_port = parts[1].rpartition("@")
     host, port = _split_port(host_port, DEFAULT_PORTS[scheme])
     user, password = _credentials(userinfo) if at else (None, None)
     return ListenUrl(scheme, _addresses(host), port, user, password)
 
 
-def _split_port(text: str, default: int) -> tuple[str, int]:
+def parse_peer_url(text: str) -> PeerUrl:
+    """Read the URL of a peer. Raises ValueError as parse_listen_url does."""
+    scheme, rest = _split_scheme(text, PEER_SCHEMES, PEER_NOT_YET, PEER_EXAMPLE)
+    sealing, host_port = ssurl.parse(rest.partition("#")[0])
+    host, port = _split_port(host_port, DEFAULT_PORTS[scheme], lowest=1)
+    return PeerUrl(scheme, Endpoint(_peer_host(host), port), sealing)
+
+
+def may_hold_secret(text: str) -> bool:
+    """Whether the file that *text*, right or wrong as a URL, stands in must be kept from others."""
+    scheme, _, rest = text.partition("://")
+    return ssurl.may_hold_secret(rest) if scheme.lower() == "ss" else "@" in text
+
+
+def _split_scheme(
+    text: str, known: Collection[str], not_yet: Collection[str], example: str
+) -> tuple[str, str]:
+    before_tag = text.partition("#")[0]  # people write spaces and emoji into the tags of ss://
+    if " " in before_tag or not before_tag.isprintable():  # lone surrogates do not print either
+        raise ValueError("a URL holds no space or control character: percent-encode it")
+    parts = _URL.fullmatch(text)
+    if parts is None:
+        raise ValueError(f"is no URL; one looks like {example}")
+    scheme = parts[1].lower()
+    if scheme in not_yet:
+        raise ValueError(f"scheme {scheme}:// is not in this version")
+    if scheme not in known:
+        raise ValueError(f"the scheme is unknown here; a URL looks like {example}")
+    return scheme, parts[2]
+
+
+def _split_port(text: str, default: int, lowest: int = 0) -> tuple[str, int]:
     if "[" not in text and text.count(":") > 1:
         raise ValueError("an IPv6 address stands in brackets: [::1]:1080")
     parts = _HOST_PORT.fullmatch(text)
@@ -110,10 +163,10 @@ def _split_port(text: str, default: int) -> tuple[str, int]:
     if parts[2] is None:
         return parts[1], default
     if not re.fullmatch("[0-9]{1,9}", parts[2]):
-        raise ValueError(f"the port is a number in 0..{PORT_MAX}")
+        raise ValueError(f"the port is a number in {lowest}..{PORT_MAX}")
     port = int(parts[2])
-    if port > PORT_MAX:
-        raise ValueError(f"port {port} is not in 0..{PORT_MAX}")
+    if not lowest <= port <= PORT_MAX:
+        raise ValueError(f"port {port} is not in {lowest}..{PORT_MAX}")
     return parts[1], port
 
 
@@ -122,32 +175,45 @@ def _addresses(host: str) -> tuple[Address, ...]:
         return (ANY_IPV4, ANY_IPV6)
     if host.lower() == "localhost":
         return (IPv4Address("127.0.0.1"),)
+    address = _literal(host)
+    if address is None:
+        raise ValueError(
+            "the host of a listener is an IPv4 address, an [IPv6 address] without a zone, "
+            "localhost, or nothing for every address"
+        )
+    return (address,)
+
+
+def _peer_host(host: str) -> Address | str:
+    address = _literal(host)
+    if address is None and not _HOST_NAME.fullmatch(host):
+        raise ValueError(
+            "the host of a peer is a name in ASCII, an IPv4 address, "
+            "or an [IPv6 address] without a zone"
+        )
+    return address or host
+
+
+def _literal(host: str) -> Address | None:
+    """Read IPV4 or [IPV6]. None for all else: a zone too, whose number comes and goes."""
     try:
         if not host.startswith("["):
-            return (IPv4Address(host),)
-        if "%" not in host:  # a zone: bind() would need its number, and interfaces come and go
-            IPv6Address(host[1:-1])
-            return (plain_address(host[1:-1]),)
+            return IPv4Address(host)
+        return None if "%" in host else unmapped(IPv6Address(host[1:-1]))
     except AddressValueError:
-        pass  # its text repeats the host
-    raise ValueError(
-        "the host of a listener is an IPv4 address, an [IPv6 address] without a zone, "
-        "localhost, or nothing for every address"
-    )
+        return None
 
 
 def _credentials(userinfo: str) -> tuple[str, bytes]:
     user_text, colon, password_text = userinfo.partition(":")
     if not colon:
         raise ValueError("a user comes with a password: user:password@HOST:PORT")
-    if _BARE_PERCENT.search(userinfo):
-        raise ValueError("a % in a user or password is written %25")
+    password = percent.decode(password_text)
     try:
-        user = unquote_to_bytes(user_text).decode()
+        user = percent.decode(user_text).decode()
     except UnicodeDecodeError:
         raise ValueError("the user is not UTF-8 once decoded") from None
     check_user_name(user)
-    password = unquote_to_bytes(password_text)
     if not 1 <= len(password) <= PASSWORD_MAX_BYTES:
         raise ValueError(f"a password has 1 to {PASSWORD_MAX_BYTES} bytes, not {len(password)}")
     return user, password

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import io
 import os
@@ -11,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from geproxy.config import secretfile
 from geproxy.crypto.password import PasswordHash
 from geproxy.errors import Problem
 
@@ -18,7 +18,6 @@ from geproxy.errors import Problem
 USER_MAX_BYTES = 255  # RFC 1929 §2: ULEN is one octet
 
 # Chosen here
-FORBIDDEN_MODE = 0o027  # for a file with secrets: others nothing, the group no writing
 NEW_MODE = 0o600
 
 
@@ -36,27 +35,10 @@ def check_user_name(user: str) -> None:
         raise ValueError("a user does not begin with #, as comments do")
 
 
-def check_secret_mode(mode: int) -> None:
-    """Return if a file of this *mode* may hold secrets. Raises ValueError."""
-    if mode & FORBIDDEN_MODE:
-        raise ValueError(
-            f"the file holds secrets and its mode is {stat.S_IMODE(mode):04o}; "
-            "it may be 0640 at most"
-        )
-
-
 def read(path: str, key: str, problems: list[Problem]) -> dict[str, PasswordHash]:
     """Read the users file at *path*; what is wrong with it is added to *problems* under *key*."""
-    try:
-        data, status = _read_regular(path)
-    except OSError as error:
-        problems.append(Problem(key, f"the file cannot be read: {error.strerror}"))
-        return {}
-    try:
-        check_secret_mode(status.st_mode)
-    except ValueError as error:
-        problems.append(Problem(key, str(error)))
-    return parse(data, key, problems)
+    data = secretfile.read(path, key, problems)
+    return {} if data is None else parse(data, key, problems)
 
 
 def parse(data: bytes, key: str, problems: list[Problem]) -> dict[str, PasswordHash]:
@@ -122,7 +104,7 @@ def _edit(path: str, change: Callable[[list[bytes]], list[bytes]], *, create: bo
     real = os.path.realpath(path)  # a rename would replace the link, not what it points to
     with _locked(os.path.dirname(real)) as folder_fd:
         try:
-            data, status = _read_regular(real)
+            data, status = secretfile.read_regular(real)
         except FileNotFoundError:
             if not create:
                 raise
@@ -149,16 +131,6 @@ def _locked(folder: str) -> Iterator[int]:
         yield folder_fd
     finally:
         os.close(folder_fd)
-
-
-def _read_regular(path: str) -> tuple[bytes, os.stat_result]:
-    # O_NONBLOCK: to open a FIFO would otherwise wait for its writer.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
-        return file.read(), status
 
 
 def _replace(path: str, data: bytes, old: os.stat_result | None, folder_fd: int) -> None:
