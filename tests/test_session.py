@@ -31,6 +31,7 @@ from geproxy.errors import (
     ShutdownError,
 )
 from geproxy.net.dial import dial_error
+from geproxy.net.forward import BufferPool
 from geproxy.net.greenlets import interrupt
 from geproxy.net.sockopt import reset_on_close
 from geproxy.net.stream import SocketStream
@@ -121,7 +122,7 @@ class Stage:
         self.written = Written()
         sink = Sink("memory", self.written, Lines("json"))
         self.log = Log(sink, sink, level="info")
-        self.relays = Relays(60.0, 10.0)
+        self.relays = Relays(BufferPool(), 60.0, 10.0)
         self.policy = self
         self.command = Command.CONNECT
         self.user: str | None = "alice"

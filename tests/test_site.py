@@ -45,7 +45,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_site(log: Log, *urls: str, listening: tuple[str, ...] = ()) -> Site:
     settings = from_urls(list(urls))
     endpoints = [Endpoint(plain_address(host), 1080) for host in listening]
-    return Site(settings, endpoints, log)
+    return Site(settings, endpoints, log, {})
 
 
 def negotiate(site: Site, name: str, sent: bytes) -> tuple[Request, bytes]:
@@ -117,7 +117,7 @@ def test_users_that_are_none_are_not_the_same_as_no_users(log: Log) -> None:
     """An empty users file locks everybody out; it does not open the door."""
     settings = from_urls(["socks5://127.0.0.1:0"])
     listen = dataclasses.replace(settings.listen[0], users={})
-    site = Site(dataclasses.replace(settings, listen=(listen,)), [], log)
+    site = Site(dataclasses.replace(settings, listen=(listen,)), [], log, {})
     with pytest.raises(AuthenticationError):
         negotiate(site, "listen1", GREETING + credentials(b"", b"") + CONNECT)
     with pytest.raises(AuthenticationError):
@@ -149,7 +149,7 @@ def test_local_clients_reach_this_host_and_others_do_not(log: Log) -> None:
 def test_the_limits_are_those_of_the_settings(log: Log) -> None:
     settings: Settings = from_urls(["socks5://127.0.0.1:0"])
     limits = Limits(handshake_seconds=3.0, idle_seconds=8.0, half_close_seconds=4.0)
-    site = Site(dataclasses.replace(settings, limits=limits), [], log)
+    site = Site(dataclasses.replace(settings, limits=limits), [], log, {})
     assert site.handshake_seconds == 3.0
     assert site.relays.sweep_seconds == 1.0
     assert site.log is log

@@ -69,41 +69,36 @@ class SealedStream(MessageReader):
 
     def recv(self, size_bytes: int) -> bytes:
         """Wait for bytes; b"" is the end of the stream."""
-        while not self._leftover:
-            count = self._refill()
-            if count == 0:
-                return b""
-            if count is None:
-                self.wait_readable()
-        return self._take_leftover(size_bytes)
+        if self._leftover:
+            return self._take_leftover(size_bytes)
+        while True:
+            buffer = self._pool.take()
+            try:
+                count = self.recv_into(buffer[:READ_BYTES])
+                if count is not None:
+                    self._leftover = bytes(buffer[:count])
+                    return self._take_leftover(size_bytes)
+            finally:
+                self._pool.give(buffer)
+            self.wait_readable()
 
     def recv_into(self, buffer: memoryview) -> int | None:
         """Open what is there into *buffer*, at once where it has room for READ_BYTES.
 
         Raises AuthenticationError, ReplayError, and ProtocolError for an end inside a chunk.
         """
-        if not self._leftover:
-            if len(buffer) >= READ_BYTES:
-                return self._recv_opened(buffer)
-            count = self._refill()
-            if not count:
-                return count
-        data = self._take_leftover(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def _refill(self) -> int | None:
-        """Open what is there into the leftover; returns what recv_into would."""
-        buffer = self._pool.take()
-        try:
-            count = self._recv_opened(buffer[:READ_BYTES])
-            self._leftover = bytes(buffer[: count or 0])
-            return count
-        finally:
-            self._pool.give(buffer)
-
-    def _recv_opened(self, buffer: memoryview) -> int | None:
-        """Open into READ_BYTES of room: with less, a whole chunk could stay here, unseen."""
+        if self._leftover:
+            data = self._take_leftover(len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+        if len(buffer) < READ_BYTES:  # with less room a whole chunk could stay behind, unseen
+            lent = self._pool.take()
+            try:
+                count = self.recv_into(lent[:READ_BYTES])
+                self._leftover = bytes(lent[: count or 0])
+            finally:
+                self._pool.give(lent)
+            return self.recv_into(buffer) if count else count
         sealed = self._pool.take()
         try:
             have = len(self._sealed)

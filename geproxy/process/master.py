@@ -47,6 +47,7 @@ class Master:
         gc.freeze()  # what is here now stays for ever: no collection copies its pages in a child
         self._settings = settings
         self._workers = Succession(self._worker_main, self._wakeup.close, log)
+        warn(settings, log)
         try:
             self._workers.propose(settings, log)
             while self._stop_by is None or self._workers.generations():
@@ -95,6 +96,7 @@ class Master:
         try:
             settings = self._load()
             log.info("reload.start", config=settings.file)
+            warn(settings, log)
             self._propose(settings)
         except ConfigError as error:
             for problem in error.problems:
@@ -140,6 +142,12 @@ class Master:
         current = self._workers.current
         if current is not None:
             current.wanted = max(current.wanted - 1, 1)
+
+
+def warn(settings: Settings, log: Log) -> None:
+    """Log what works in the configuration and should not stay."""
+    for problem in settings.warnings:
+        log.warning("config.warning", key=problem.key, reason=problem.text)
 
 
 ACTIONS: dict[signal.Signals, Callable[[Master], None]] = {

@@ -9,7 +9,7 @@ import errno
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from geproxy.config.settings import Settings
@@ -21,6 +21,11 @@ from geproxy.process.limits import fitted
 from geproxy.process.listeners import Lent, ListeningSockets, address_of
 from geproxy.process.scoreboard import Scoreboard, Slot
 from geproxy.process.spawn import Child, describe, reap, spawn
+from geproxy.state.shared import SharedMemory
+from geproxy.terms import Store
+
+# Chosen here
+SALTS = 1 << 20  # per listener: 17 MiB, touched as they fill; at 100 connections/s 3 hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Assignment:
     log: Log
     control: Control
     slot: Slot
+    salts: Mapping[str, Store]  # by listener
 
 
 WorkerMain = Callable[[Assignment], int]  # returns the exit status
@@ -50,6 +56,7 @@ class Succession:
         self._worker_main = worker_main
         self._forget = forget
         self._sockets = ListeningSockets()
+        self._salts: dict[str, SharedMemory] = {}  # of sealed listeners; they outlive a reload
         self._scoreboard = Scoreboard()
         self._watch = Watch()
 
@@ -64,6 +71,9 @@ class Succession:
         """Open what *settings* listen on, and bear a candidate's workers. Raises StartError."""
         settings = fitted(settings, log)
         lent = self._sockets.open(settings.listen)
+        for listen in settings.listen:
+            if listen.secret is not None and listen.name not in self._salts:
+                self._salts[listen.name] = SharedMemory(f"geproxy-salts-{listen.name}", SALTS)
         candidate = Generation(settings, log, lent, self._bear, settings.server.worker_count)
         self.candidate = candidate
         try:
@@ -85,7 +95,9 @@ class Succession:
             self._forget()
             self._sockets.close_others(generation.settings.listen)
             settings, lent, log = generation.settings, generation.lent, generation.log
-            return self._worker_main(Assignment(number, settings, lent, log, control, slot))
+            return self._worker_main(
+                Assignment(number, settings, lent, log, control, slot, self._salts)
+            )
 
         return spawn(main, number, slot)
 

@@ -55,7 +55,7 @@ def main(assignment: Assignment) -> int:
     _die_with_a_word()
     loop = prepare_loop()
     listening = [address_of(sock) for sockets in assignment.lent.values() for sock in sockets]
-    site = Site(assignment.settings, listening, assignment.log)
+    site = Site(assignment.settings, listening, assignment.log, assignment.salts)
     site.exercise()
     assignment.log.debug("worker.start", worker=assignment.number, loop=loop)
     worker = Worker(assignment, site)

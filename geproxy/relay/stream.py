@@ -17,10 +17,10 @@ class Relays:
     pays nothing for it.
     """
 
-    def __init__(self, idle_seconds: float, half_close_seconds: float) -> None:
+    def __init__(self, pool: BufferPool, idle_seconds: float, half_close_seconds: float) -> None:
         self._idle_seconds = idle_seconds
         self._half_close_seconds = half_close_seconds
-        self._pool = BufferPool()
+        self._pool = pool
         self._live: set[_Relay] = set()
         self._ended_up_bytes = 0
         self._ended_down_bytes = 0

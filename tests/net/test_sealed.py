@@ -38,8 +38,10 @@ from tests.support.conformance import (
     CHECKS,
     HARD_SECONDS,
     SHORT_SECONDS,
+    TOO_MUCH_BYTES,
     Check,
     MakePair,
+    a_deadline_ends_a_waiting_send,
     beside,
     check_stream,
     noise,
@@ -176,12 +178,30 @@ MAKERS = [
 ]
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=[check.__name__ for check in CHECKS])
+# A cut inside a chunk is no end, so a sealed stream has a test of its own for this one.
+HOSTED = [check for check in CHECKS if check is not a_deadline_ends_a_waiting_send]
+
+
+@pytest.mark.parametrize("check", HOSTED, ids=[check.__name__ for check in HOSTED])
 @pytest.mark.parametrize("make_pair", MAKERS)
 def test_a_sealed_stream_keeps_the_promises_of_every_stream(
     make_pair: MakePair, check: Check
 ) -> None:
     check_stream(make_pair, check)
+
+
+@pytest.mark.parametrize("make_pair", MAKERS)
+def test_a_deadline_ends_a_waiting_send_and_the_reader_knows(make_pair: MakePair) -> None:
+    here, there = make_pair()
+    data = noise(TOO_MUCH_BYTES)
+    with pytest.raises(DeadlineError), Deadline(SHORT_SECONDS, "a send"):
+        here.send_all(data)
+    here.close()
+    plain, error = reading(there)
+    assert type(error) is ProtocolError
+    assert data.startswith(plain)
+    assert len(plain) < len(data)
+    there.close()
 
 
 # -- what leaves ---------------------------------------------------------------------------------
@@ -512,22 +532,33 @@ def test_an_empty_chunk_is_no_end(read: Callable[[Stream], bytes], pool: Counted
     assert read(stream) == b"onetwo"
 
 
-def test_a_reader_with_room_for_one_chunk_never_waits_for_more_than_one(
-    pool: CountedPool,
+@pytest.mark.parametrize("room_bytes", [1000, MAX_CHUNK_BYTES, READ_BYTES - 1, READ_BYTES])
+def test_a_reader_with_little_room_need_not_wait_for_what_has_come(
+    room_bytes: int, pool: CountedPool
 ) -> None:
-    """Several chunks come at once; who has one need not wait for bytes behind the last of them."""
     raw, inner = memory_pair(PIECE_BYTES)
     stream = SealedStream(inner, SECRET, pool, salts=memory())
-    data = noise(4 * MAX_CHUNK_BYTES)
+    data = noise(READ_BYTES)
     raw.send_all(sealed_by_hand(data))
-    room = memoryview(bytearray(MAX_CHUNK_BYTES))
+    room = memoryview(bytearray(room_bytes))
     received = b""
     while len(received) < len(data):
-        with Deadline(1.0, "a chunk that is there"):
-            while (count := stream.recv_into(room)) is None:
-                stream.wait_readable()
+        stream.wait_readable()
+        count = stream.recv_into(room)
+        assert count, f"nothing more after {len(received)} bytes"
         received += bytes(room[:count])
     assert received == data
+    assert stream.recv_into(room) is None
+
+
+def test_a_message_takes_nothing_of_what_follows_it_in_its_chunk(pool: CountedPool) -> None:
+    """A first flight may hold much more than a message is read by."""
+    for size_bytes in (4095, 4096, 4097, MAX_CHUNK_BYTES - len(HEAD), 60_000):
+        data = noise(size_bytes)
+        for read in (read_to_end, read_to_end_into):
+            stream = listener(pool, sealed_by_hand(HEAD + data))
+            assert stream.read_message(Target, MAX_TARGET_BYTES) == TARGET
+            assert read(stream) == data
 
 
 def test_whatever_is_left_of_one_read_fits_the_next(pool: CountedPool) -> None:

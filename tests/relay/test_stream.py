@@ -8,7 +8,7 @@ import pytest
 
 from geproxy.errors import DeadlineError, GeproxyError, IdleError, ResetError, ShutdownError
 from geproxy.net.deadline import Deadline
-from geproxy.net.forward import Flow
+from geproxy.net.forward import BufferPool, Flow
 from geproxy.net.greenlets import interrupt
 from geproxy.relay.stream import Relays
 from tests.support.conformance import (
@@ -32,7 +32,7 @@ IDLE_SECONDS, HALF_CLOSE_SECONDS = 100.0, 10.0
 def relays() -> Iterator[Relays]:
     before = living()
     with Deadline(HARD_SECONDS, "a test"):
-        yield Relays(IDLE_SECONDS, HALF_CLOSE_SECONDS)
+        yield Relays(BufferPool(), IDLE_SECONDS, HALF_CLOSE_SECONDS)
     assert not left_since(before), "a greenlet outlived its relay"
 
 
@@ -290,7 +290,7 @@ def test_a_relay_that_begins_late_has_its_full_time(relays: Relays) -> None:
 def test_sweeps_come_often_enough_for_the_shorter_limit(
     idle_seconds: float, half_close_seconds: float, sweep_seconds: float
 ) -> None:
-    assert Relays(idle_seconds, half_close_seconds).sweep_seconds == sweep_seconds
+    assert Relays(BufferPool(), idle_seconds, half_close_seconds).sweep_seconds == sweep_seconds
 
 
 # -- interruptions and sums ---------------------------------------------------------------------
