@@ -3,7 +3,7 @@
 # make lint   ruff and mypy --strict
 
 PYTHON ?= python3
-PEERS = curl nginx-light openssl iproute2 util-linux mandoc procps
+PEERS = curl nginx-light openssl iproute2 util-linux mandoc procps shadowsocks-libev
 RUNNING_TESTS = .venv/bin/python -m pytest
 
 .PHONY: run test unit lint peers clean

@@ -117,7 +117,8 @@ def turn_away(client: Stream, request: Request | None, error: GeproxyError, log:
 
 def report(record: Record, error: GeproxyError | None, log: Log) -> None:
     """Write the session's line; a failed authentication gets one of its own besides."""
-    if isinstance(error, AuthenticationError):
+    # With a request in hand the client has proven itself; then it is a peer that has not.
+    if isinstance(error, AuthenticationError) and record.request is None:
         log.warning(
             "auth.fail",
             listen=record.listen,

@@ -6,6 +6,7 @@ The manual is read as mdoc(7) source: sections begin with .Sh and .Ss, entries w
 from __future__ import annotations
 
 import ast
+import base64
 import json
 import os
 import re
@@ -20,14 +21,25 @@ import pytest
 from docopt import docopt
 
 from geproxy import VERSION, cli, errors
-from geproxy.config import settings, userfile
+from geproxy.config import settings, url, userfile
 from geproxy.config.load import load
+from geproxy.config.sealing import STRONG_BITS
+from geproxy.crypto.methods import (
+    AES_256_GCM,
+    ALIASES,
+    CHACHA20_POLY1305,
+    METHODS,
+    decode_key,
+    generate_key,
+)
 from geproxy.crypto.password import hash_password
 from geproxy.net import dial
+from geproxy.net.forward import HEAD_SECONDS
 from geproxy.observe.log import LEVELS, open_log
 from geproxy.observe.record import Record
 from geproxy.policy import ranges
 from geproxy.process.master import ACTIONS
+from geproxy.process.succession import SALTS
 from geproxy.session import report
 from geproxy.terms import Endpoint, plain_address
 from geproxy.wire.socks5 import Rep
@@ -168,12 +180,20 @@ def fenced(language: str) -> list[str]:
 
 def commands_shown() -> list[str]:
     """Every command line of geproxy that README or the manual shows."""
-    lines = [line for block in fenced("sh") for line in block.splitlines()]
-    shown = [line.removeprefix("bin/") for line in lines if line.startswith("bin/geproxy ")]
+    lines = "".join(fenced("sh")).replace("\\\n", "").splitlines()
     for page in (PROGRAM_PAGE, SETTINGS_PAGE):
-        displayed = re.findall(r"^\.Dl (geproxy .*)$", source(page), flags=re.M)
-        shown += [line.partition(" < ")[0] for line in displayed]
-    return shown
+        lines += re.findall(r"^\.Dl (.*)$", source(page), flags=re.M)
+    return re.findall(
+        r"^(?:\(umask 077; )?(?:bin/)?(geproxy [^<>)\n]*[^<>)\s])", "\n".join(lines), flags=re.M
+    )
+
+
+def make_files(folder: Path) -> None:
+    """The users, keys and passwords that README and the manual have somebody make first."""
+    userfile.store(str(folder / "users"), "alice", hash_password(b"correct horse battery"))
+    for name, method in (("geproxy.key", AES_256_GCM), ("phones.password", CHACHA20_POLY1305)):
+        (folder / name).touch(0o600)
+        (folder / name).write_text(f"{generate_key(method)}\n", encoding="utf-8")
 
 
 # -- the command line --------------------------------------------------------------------------
@@ -339,12 +359,14 @@ CONFIGURATIONS = [
 
 @pytest.mark.parametrize("text", CONFIGURATIONS)
 def test_every_configuration_shown_is_sound(text, tmp_path):
-    if "[listen.socks]" not in text and "[log]" not in text:  # said to go into the shipped one
+    if "[listen.lan]" in text and "[listen.socks]" not in text:  # said to go into the shipped one
         text = (ROOT / "etc" / "geproxy.conf").read_text(encoding="utf-8") + text
-    userfile.store(str(tmp_path / "users"), "alice", hash_password(b"correct horse battery"))
+    make_files(tmp_path)
     (tmp_path / "geproxy.conf").write_text(text, encoding="utf-8")
     found = load(str(tmp_path / "geproxy.conf"))
-    assert all(listen.users is not None for listen in found.listen if not listen.url.loopback)
+    assert found.warnings == ()
+    reached = [listen for listen in found.listen if not listen.url.loopback]
+    assert all(listen.users is not None or listen.secret is not None for listen in reached)
 
 
 def test_the_shipped_configuration_passes_the_check_of_the_program():
@@ -363,6 +385,124 @@ def test_the_shipped_configuration_says_what_has_no_effect_yet():
     silent = set(re.findall(r"^(\w+) = .*no effect yet$", text, flags=re.M))
     told = {key for key, (_, body) in DOCUMENTED.items() if "Without effect" in body}
     assert silent == {key.rpartition(".")[2] for key in told}
+
+
+# -- the sealed relay --------------------------------------------------------------------------
+
+
+def test_the_manual_has_every_method_with_its_names_and_its_size():
+    told = entries(section(SETTINGS_PAGE, "Shadowsocks", "Ss").partition("the methods.")[2])
+    told = {head.removeprefix("Li "): body for head, body in told.items()}
+    sizes = {name: int(re.findall(r"has (\d+) bytes", body)[0]) for name, body in told.items()}
+    assert sizes == {method.name: method.key_bytes for method in METHODS.values()}
+    others = {o.lower(): name for name, body in told.items() for o in words_after("Ql", body)}
+    assert others == {alias: method.name for alias, method in ALIASES.items()}
+
+
+def test_every_form_of_url_in_the_manual_is_understood():
+    heads = entries(section(SETTINGS_PAGE, "Shadowsocks", "Ss").partition("the methods.")[0])
+    forms = ["".join(w for w in head.split() if w not in ("Li", "Ar", "Ns")) for head in heads]
+    key, password = generate_key(AES_256_GCM), "a:b"
+    userinfo, where = f"{AES_256_GCM.name}:{password}", "127.0.0.1:1"
+    found = []
+    for form in forms:
+        shown = userinfo if "@" in form else f"{userinfo}@{where}"
+        for word, value in (
+            ("base64", base64.urlsafe_b64encode(shown.encode()).decode()),
+            ("?key=key", f"?key={key}"),
+            ("method", AES_256_GCM.name),
+            ("password", password),
+            ("host:port", where),
+        ):
+            form = form.replace(word, value)
+        parsed = url.parse_peer_url(f"{form}{'&' if '?' in form else '?'}other=1#tag")
+        assert str(parsed.peer) == where
+        found.append((parsed.sealing.method, parsed.sealing.password, parsed.sealing.key))
+    with_password, nothing = (AES_256_GCM, password.encode(), None), (AES_256_GCM, None, None)
+    with_key = (AES_256_GCM, None, decode_key(key, AES_256_GCM))
+    assert found == [with_password] * 3 + [with_key, nothing]
+
+
+def flat(text: str) -> str:
+    """*text* as one line, without the macros at the lines' beginnings."""
+    return " ".join(re.sub(r"^\.[A-Z][a-z] ", "", text, flags=re.M).split())
+
+
+@pytest.mark.parametrize(
+    ("title", "fact"),
+    [
+        pytest.param(
+            "Hosts and ports",
+            f"{url.DEFAULT_PORTS['socks5']} for socks5:// and {url.DEFAULT_PORTS['ss']} for ss://",
+            id="default ports",
+        ),
+        pytest.param("Passwords and keys", f"fewer than {STRONG_BITS} bits", id="weak passwords"),
+        pytest.param(
+            "What clients are told", f"{HEAD_SECONDS * 1000:g} milliseconds", id="first bytes"
+        ),
+        pytest.param("Replays", f"about 2^{SALTS.bit_length() - 1} salts", id="salts"),
+    ],
+)
+def test_numbers_of_the_manual_are_those_of_the_code(title, fact):
+    assert fact in flat(section(SETTINGS_PAGE, title, "Ss"))
+
+
+# The flags of main.go, go-shadowsocks2 e1fe9ea.
+GO_SHADOWSOCKS2 = (
+    *("verbose", "cipher", "key", "keygen", "password", "s", "c", "socks", "u", "redir", "redir6"),
+    *("tcptun", "udptun", "plugin", "plugin-opts", "udp", "tcp", "tcpcork", "udptimeout"),
+)
+
+
+def flag_table() -> list[list[str]]:
+    rows = re.findall(r"^\| (.*) \|$", chapter("Coming from another Shadowsocks"), flags=re.M)
+    return [[cell.strip() for cell in row.split("|")] for row in rows[1:]]
+
+
+def spans(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def flags_told(column: int) -> set[str]:
+    words = [word for row in flag_table() for word in spans(row[column])]
+    return {word for word in words if word.startswith("-")}
+
+
+def test_readme_maps_every_flag_of_go_shadowsocks2():
+    assert flags_told(1) == {f"-{name}" for name in GO_SHADOWSOCKS2}
+
+
+def test_readme_maps_every_flag_of_shadowsocks_libev():
+    known = set()
+    for program in (peers.find("ss-local"), peers.find("ss-server")):
+        done = subprocess.run([program, "-h"], capture_output=True, text=True, timeout=30)
+        for line in re.findall(r"^ {7}\[?(-[^<\]\n]+)", done.stdout, flags=re.M):
+            known |= set(re.findall(r"(?:^|(?<=[ ,]))--?[\w-]+", line.split("  ")[0]))
+    assert {"-s", "--acl", "-h", "--help", "--manager-address"} <= known
+    assert flags_told(2) - {"--password"} == known  # that one its usage text does not have
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row[0]) for row in flag_table() if "`" in row[3]]
+)
+def test_what_readme_says_in_their_place_is_understood(row, tmp_path):
+    shown = spans(row[3])
+    for line in shown:
+        if line.startswith("geproxy "):
+            docopt(cli.__doc__, line.split()[1:], default_help=False)
+    # A setting is shown behind its table, or behind another one of it.
+    lines = [re.sub(r"^(\[.*?\]) ", r"\1\n", line) for line in shown if " = " in line]
+    text = "\n".join(lines).replace("FILE", "file")
+    if "[via.NAME]" in text and "url" not in text:
+        text += '\nurl = "ss://aes-256-gcm@relay.example.net"'
+    if 'via = "NAME"' in text:
+        text += '\n[via.NAME]\nurl = "ss://aes-256-gcm:PASSWORD@relay.example.net"'
+    if "[listen.NAME]" not in text:
+        text += '\n[listen.NAME]\nurl = "socks5://127.0.0.1:1080"'
+    for name, content in (("geproxy.conf", text), ("file", generate_key(AES_256_GCM))):
+        (tmp_path / name).touch(0o600)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    load(str(tmp_path / "geproxy.conf"))
 
 
 # -- signals, events, codes --------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from gevent import get_hub, getcurrent
+from gevent import get_hub, getcurrent, sleep
 from gevent.event import Event
 
 from geproxy.errors import DeadlineError, GeproxyError
@@ -56,7 +56,7 @@ def absorb(stream: Stream) -> None:
     """
     try:
         while stream.recv(ABSORB_BYTES):
-            pass
+            sleep(0)  # whoever floods us has no more than a turn
         Event().wait()
     except DeadlineError:
         pass

@@ -25,7 +25,8 @@ from geproxy.state.shared import SharedMemory
 from geproxy.terms import Store
 
 # Chosen here
-SALTS = 1 << 20  # per listener: 17 MiB, touched as they fill; at 100 connections/s 3 hours
+# Per listener: 17 MiB, touched as they fill. A connection spends two, its client's and our own.
+SALTS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

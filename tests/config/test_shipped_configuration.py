@@ -1,4 +1,4 @@
-"""etc/geproxy.conf starts, and says of every setting just what the program does without it."""
+"""etc/geproxy.conf says of every setting what the program does without it; the examples work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import pytest
 
 from geproxy.config import settings
 from geproxy.config.load import load
+from geproxy.crypto.methods import AES_256_GCM, generate_key
+from tests.support import proxy, socks, targets
 
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "etc" / "examples").glob("*.conf"))
 FILE = Path(__file__).resolve().parents[2] / "etc" / "geproxy.conf"
 TEXT = FILE.read_text(encoding="utf-8")
 DOCUMENT = tomllib.loads(TEXT)
@@ -74,3 +77,70 @@ def test_the_example_for_other_machines_is_sound_but_for_its_users_file():
 def test_the_example_of_a_way_out_is_sound_but_for_its_key_file():
     url = settings.read_peer_url(TABLES["via.NAME"]["url"])
     assert url.masked() == "ss://aes-256-gcm@relay.example.net:8388"
+
+
+# -- the examples ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    path = tmp_path / "geproxy.key"
+    path.touch(0o600)
+    path.write_text(f"{generate_key(AES_256_GCM)}\n", encoding="utf-8")
+    return path
+
+
+def beside(key_file, example, *changes):
+    """Copy *example* to its key file; *changes* are pairs of old and new."""
+    text = example.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    copy = key_file.with_name(example.name)
+    copy.write_text(text, encoding="utf-8")
+    return str(copy)
+
+
+def test_there_are_two_examples():
+    assert [path.name for path in EXAMPLES] == ["local.conf", "remote.conf"]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_sound_and_says_nothing_needless(example, key_file):
+    assert load(beside(key_file, example)).warnings == ()
+    document = tomllib.loads(example.read_text(encoding="utf-8"))
+    for table, entries in document.items():
+        for entry in entries.values():
+            known = settings.settings_of(settings.TABLES[f"{table}.NAME"])
+            assert all(value != known[name].default for name, value in entry.items())
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_holds_no_secret_and_may_be_read_by_all(example, key_file):
+    copy = beside(key_file, example)
+    Path(copy).chmod(0o644)
+    load(copy)
+
+
+@pytest.mark.slow
+def test_the_examples_carry_a_client_to_its_target(key_file, tmp_path):
+    near, far = EXAMPLES
+    elsewhere = beside(key_file, far, ("@:8388", "@127.0.0.1:0"))
+    with (
+        targets.target(targets.echo) as target,
+        proxy.started(tmp_path, ["-f", elsewhere]) as remote,
+    ):
+        here = beside(
+            key_file,
+            near,
+            ("relay.example.net:8388", f"127.0.0.1:{remote.address[1]}"),
+            ("socks5://127.0.0.1:1080", "socks5://127.0.0.1:0"),
+        )
+        with proxy.started(tmp_path, ["-f", here]) as local:
+            with socks.connect(local.address, "localhost", target.port) as tunnel:
+                tunnel.send(b"through both")
+                assert tunnel.receive(12) == b"through both"
+                tunnel.finish()
+                assert tunnel.receive_all() == b""
+            local.wait_for("session.end", via="remote", code="ok")
+        remote.wait_for("session.end", target=f"localhost:{target.port}", via="direct", code="ok")

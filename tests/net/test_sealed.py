@@ -315,7 +315,8 @@ def test_no_two_processes_that_were_forked_choose_the_same_salt() -> None:
     pipes = []
     for _ in range(children):
         reading_end, writing_end = os.pipe()
-        if not os.fork():
+        pid = os.fork()
+        if not pid:
             try:
                 sink = Sink()
                 for _ in range(each):
@@ -324,12 +325,12 @@ def test_no_two_processes_that_were_forked_choose_the_same_salt() -> None:
             finally:
                 os._exit(0)
         os.close(writing_end)
-        pipes.append(reading_end)
+        pipes.append((pid, reading_end))
     salts = b""
-    for reading_end in pipes:
+    for pid, reading_end in pipes:
         with open(reading_end, "rb") as pipe:
             salts += pipe.read()
-        os.wait()
+        os.waitpid(pid, 0)
     found = {salts[place : place + SALT_BYTES] for place in range(0, len(salts), SALT_BYTES)}
     assert len(found) == children * each
 

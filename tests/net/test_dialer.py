@@ -1,0 +1,250 @@
+"""From a name to a connection: every address is judged, and the one that was judged is dialed."""
+
+import select
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import pytest
+
+from geproxy.errors import DeadlineError, DeniedError, DialError, ResolveError
+from geproxy.net.deadline import Deadline
+from geproxy.net.dialer import Dialer, permitted
+from geproxy.net.resolver import Resolver
+from geproxy.terms import Address, Endpoint, Outcome
+from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS
+
+CLIENT = Endpoint(IPv4Address("192.0.2.1"), 50001)
+LOOPBACK = IPv4Address("127.0.0.1")
+OTHER = IPv4Address("127.0.0.2")
+
+LookUp = Callable[[str], tuple[Address, ...]]
+
+
+@pytest.fixture(autouse=True)
+def hard_deadline() -> Iterator[None]:
+    with Deadline(HARD_SECONDS, "a test"):
+        yield
+
+
+class Judge:
+    """A permit that notes what it was asked, and denies some hosts."""
+
+    def __init__(self, *denied: str) -> None:
+        self._denied = {ip_address(host) for host in denied}
+        self.asked: list[Endpoint] = []
+
+    def __call__(self, endpoint: Endpoint) -> None:
+        self.asked.append(endpoint)
+        if endpoint.host in self._denied:
+            raise DeniedError(f"{endpoint.host} is denied")
+
+
+class Zone:
+    """A look-up whose answers come one after another, the last one for ever."""
+
+    def __init__(self, *answers: list[str]) -> None:
+        self._answers = [tuple(ip_address(text) for text in answer) for answer in answers]
+        self.asked: list[str] = []
+
+    def __call__(self, name: str) -> tuple[Address, ...]:
+        self.asked.append(name)
+        return self._answers[min(len(self.asked), len(self._answers)) - 1]
+
+
+def nobody_is_asked(name: str) -> tuple[Address, ...]:
+    raise AssertionError(f"{name} was looked up")
+
+
+def dialer(look_up: LookUp = nobody_is_asked, connect_seconds: float = HARD_SECONDS) -> Dialer:
+    return Dialer(Resolver(look_up, HARD_SECONDS, 60.0), connect_seconds)
+
+
+@contextmanager
+def listening(host: str = "127.0.0.1", port: int = 0) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as sock:
+        sock.settimeout(HARD_SECONDS)
+        yield sock
+
+
+def port_of(sock: socket.socket) -> int:
+    return int(sock.getsockname()[1])
+
+
+def was_dialed(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+@contextmanager
+def black_hole() -> Iterator[Endpoint]:
+    """An address that does not answer: its queue is full, and Linux drops what comes then."""
+    with ExitStack() as held:
+        sock = held.enter_context(socket.socket())
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(0)
+        while True:
+            client = held.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(sock.getsockname())
+            if not select.select([], [client], [], 0.05)[1]:
+                break
+        yield Endpoint.from_sockaddr(sock.getsockname())
+
+
+@contextmanager
+def refusing() -> Iterator[Endpoint]:
+    """An address that refuses: bound, so that nobody else gets the port, and not listening."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield Endpoint.from_sockaddr(sock.getsockname())
+
+
+# -- what is dialed ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "dialed"),
+    [
+        pytest.param(LOOPBACK, "127.0.0.1", id="an address"),
+        pytest.param(IPv6Address("::1"), "::1", id="an IPv6 address"),
+        pytest.param(IPv6Address("::ffff:127.0.0.1"), "127.0.0.1", id="a mapped one"),
+        pytest.param("127.0.0.1", "127.0.0.1", id="an address as a name"),
+        pytest.param("::1", "::1", id="an IPv6 address as a name"),
+        pytest.param("::ffff:127.0.0.1", "127.0.0.1", id="a mapped one as a name"),
+        pytest.param("127.1", "127.0.0.1", id="127.1"),
+        pytest.param("0x7f000001", "127.0.0.1", id="hexadecimal"),
+        pytest.param("0177.0.0.1", "127.0.0.1", id="octal"),
+        pytest.param("2130706433", "127.0.0.1", id="one number"),
+    ],
+)
+def test_a_literal_is_judged_as_the_address_it_spells_and_looked_up_nowhere(
+    host: Address | str, dialed: str
+) -> None:
+    judge = Judge()
+    with listening(dialed) as sock:
+        stream = dialer().connect(Endpoint(host, port_of(sock)), judge, CLIENT)
+        expected = Endpoint(ip_address(dialed), port_of(sock))
+        assert judge.asked == [expected]
+        assert stream.peer == expected
+        assert was_dialed(sock)
+        stream.close()
+    denying = Judge(dialed)
+    with listening(dialed) as sock:
+        with pytest.raises(DeniedError):
+            dialer().connect(Endpoint(host, port_of(sock)), denying, CLIENT)
+        assert not was_dialed(sock)
+
+
+def test_a_name_is_dialed_at_its_address() -> None:
+    zone, judge = Zone(["127.0.0.1"]), Judge()
+    with listening() as sock:
+        stream = dialer(zone).connect(Endpoint("target.example", port_of(sock)), judge, CLIENT)
+        assert zone.asked == ["target.example"]
+        assert judge.asked == [Endpoint(LOOPBACK, port_of(sock))]
+        assert stream.peer == Endpoint(LOOPBACK, port_of(sock))
+        stream.close()
+
+
+def test_the_address_that_was_judged_is_the_one_dialed_whatever_the_name_says_next() -> None:
+    zone, judge = Zone(["127.0.0.2"], ["127.0.0.1"]), Judge("127.0.0.1")
+    with listening("127.0.0.2") as sock:
+        stream = dialer(zone).connect(Endpoint("rebinding.example", port_of(sock)), judge, CLIENT)
+        assert stream.peer.host == OTHER
+        assert len(zone.asked) == 1
+        stream.close()
+
+
+def test_a_denied_address_is_passed_over_and_the_next_one_dialed() -> None:
+    zone, judge = Zone(["127.0.0.1", "127.0.0.2"]), Judge("127.0.0.1")
+    with listening("127.0.0.1") as denied, listening("127.0.0.2", port_of(denied)) as good:
+        stream = dialer(zone).connect(Endpoint("target.example", port_of(good)), judge, CLIENT)
+        assert stream.peer.host == OTHER
+        assert [endpoint.host for endpoint in judge.asked] == [LOOPBACK, OTHER]
+        assert not was_dialed(denied)
+        stream.close()
+
+
+def test_where_every_address_is_denied_nothing_is_dialed() -> None:
+    zone, judge = Zone(["127.0.0.1", "127.0.0.2"]), Judge("127.0.0.1", "127.0.0.2")
+    with listening("127.0.0.1") as sock:
+        with pytest.raises(DeniedError) as caught:
+            dialer(zone).connect(Endpoint("target.example", port_of(sock)), judge, CLIENT)
+        assert len(judge.asked) == 2
+        assert not was_dialed(sock)
+    assert caught.value.outcome is Outcome.DENIED
+
+
+def test_both_families_are_judged_and_dialed_in_turn() -> None:
+    zone, judge = Zone(["::1", "::2", "127.0.0.1"]), Judge()
+    with listening() as sock:
+        target = Endpoint("target.example", port_of(sock))
+        stream = dialer(zone).connect(target, judge, CLIENT)
+        assert [str(endpoint.host) for endpoint in judge.asked] == ["::1", "127.0.0.1", "::2"]
+        assert stream.peer.host == LOOPBACK
+        stream.close()
+
+
+# -- what fails ----------------------------------------------------------------------------------
+
+
+def test_a_refusal_is_told_as_one() -> None:
+    with refusing() as bad, pytest.raises(DialError) as caught:
+        dialer().connect(bad, Judge(), CLIENT)
+    assert (caught.value.code, caught.value.outcome) == ("refused", Outcome.REFUSED)
+
+
+def test_where_what_is_allowed_fails_the_failure_is_told_and_not_the_denial() -> None:
+    zone = Zone(["127.0.0.2", "127.0.0.1"])
+    with refusing() as bad, pytest.raises(DialError) as caught:
+        dialer(zone).connect(Endpoint("target.example", bad.port), Judge("127.0.0.2"), CLIENT)
+    assert caught.value.code == "refused"
+
+
+def test_silence_is_a_timeout_that_names_the_target_and_the_time() -> None:
+    with black_hole() as silent, pytest.raises(DialError) as caught:
+        zone = Zone([str(silent.host)])
+        target = Endpoint("target.example", silent.port)
+        dialer(zone, SHORT_SECONDS).connect(target, Judge(), CLIENT)
+    assert (caught.value.code, caught.value.outcome) == ("timeout", Outcome.TIMED_OUT)
+    text = f"target.example:{silent.port}: no connection in {SHORT_SECONDS:g} seconds"
+    assert str(caught.value) == text
+
+
+def test_a_deadline_around_it_stays_a_deadline() -> None:
+    with black_hole() as silent, pytest.raises(DeadlineError), Deadline(SHORT_SECONDS, "all"):
+        dialer().connect(silent, Judge(), CLIENT)
+
+
+def test_a_name_without_an_address_is_judged_by_nobody() -> None:
+    judge = Judge()
+    with pytest.raises(ResolveError) as caught:
+        dialer(Zone([])).connect(Endpoint("target.example", 80), judge, CLIENT)
+    assert (caught.value.code, caught.value.outcome) == ("resolve", Outcome.HOST_UNREACHABLE)
+    assert judge.asked == []
+
+
+# -- permitted -----------------------------------------------------------------------------------
+
+
+def test_what_is_permitted_keeps_its_order() -> None:
+    endpoints = [Endpoint(ip_address(f"192.0.2.{number}"), 80) for number in range(5)]
+    assert permitted(endpoints, Judge()) == endpoints
+    assert permitted(endpoints, Judge("192.0.2.0", "192.0.2.3")) == [
+        endpoints[number] for number in (1, 2, 4)
+    ]
+
+
+def test_of_many_denials_the_last_is_told() -> None:
+    endpoints = [Endpoint(ip_address(f"192.0.2.{number}"), 80) for number in (1, 2)]
+    with pytest.raises(DeniedError, match=r"192\.0\.2\.2 is denied"):
+        permitted(endpoints, Judge("192.0.2.1", "192.0.2.2"))
+
+
+def test_a_bug_of_the_judge_is_no_denial() -> None:
+    def broken(endpoint: Endpoint) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        permitted([Endpoint(LOOPBACK, 80)], broken)
