@@ -159,7 +159,8 @@ def test_nobody_can_choose_keys_that_push_out_a_given_one() -> None:
         memory.remember_once(b"victim")
         for number in range(80 * RING):
             memory.remember_once(numbered(number))
-        fates.add(tuple(memory.remember_once(numbered(number)) for number in range(2000)))
+        # The youngest first: each one that is found forgotten pushes out an older one.
+        fates.add(tuple(memory.remember_once(numbered(n)) for n in reversed(range(2000))))
     assert len(fates) == 4
 
 
