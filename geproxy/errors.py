@@ -112,7 +112,7 @@ class ResetError(GeproxyError):
 
 
 class VanishedError(ResetError):
-    """A connection whose other side no longer answers (keepalive, TCP_USER_TIMEOUT)."""
+    """A connection whose other side no longer answers (keepalive, or bytes sent in vain)."""
 
     code = "timeout"
 

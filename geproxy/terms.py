@@ -147,6 +147,11 @@ class Stream(Protocol):
         """True while a head waits to be sent in front of the first bytes, or by send_all(b"")."""
         ...
 
+    @property
+    def unanswered(self) -> bool:
+        """True where the other side has not answered for long what the kernel sent it."""
+        ...
+
     def close_write(self) -> None:
         """Tell the other side that no more bytes come (half-close). Reading goes on."""
         ...

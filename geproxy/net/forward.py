@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gevent import sleep
 
-from geproxy.errors import DeadlineError
+from geproxy.errors import DeadlineError, ResetError
 from geproxy.net.deadline import Deadline
 from geproxy.terms import Stream
 from geproxy.wire.shadowsocks import MAX_CHUNK_BYTES, MAX_SEALED_CHUNK_BYTES
@@ -39,11 +39,12 @@ class BufferPool:
 class Flow:
     """What one direction has moved so far. Read by the log, the sweep and the scoreboard."""
 
-    __slots__ = ("bytes", "ended")
+    __slots__ = ("broken", "bytes", "ended")
 
     def __init__(self) -> None:
         self.bytes = 0
         self.ended = False
+        self.broken = False  # the sink took no more
 
 
 def forward(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> None:
@@ -53,7 +54,7 @@ def forward(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> None:
     reader that stops costs BUFFER_BYTES and no more. Closes neither stream. Raises ResetError.
     """
     if sink.holds_head:
-        _accompany_head(source, sink)
+        _await_company(source)
     while not flow.ended:
         buffer = pool.take()
         try:
@@ -61,6 +62,8 @@ def forward(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> None:
         finally:
             pool.give(buffer)
         if waiting:
+            if sink.holds_head:
+                sink.send_all(b"")
             source.wait_readable()
         elif not flow.ended:
             sleep(0)
@@ -72,16 +75,20 @@ def _forward_rounds(source: Stream, sink: Stream, flow: Flow, window: memoryview
         count = source.recv_into(window)
         if count is None:
             return True
-        if count == 0:
-            sink.close_write()
-            flow.ended = True
-            return False
-        sink.send_all(window[:count])
+        try:
+            if count == 0:
+                sink.close_write()
+                flow.ended = True
+                return False
+            sink.send_all(window[:count])
+        except ResetError:
+            flow.broken = True
+            raise
         flow.bytes += count
     return False
 
 
-def _accompany_head(source: Stream, sink: Stream) -> None:
+def _await_company(source: Stream) -> None:
     """Give *source*'s first bytes a moment to come; without them the head goes alone.
 
     In most protocols the client speaks first, and one segment with everything tells an observer
@@ -94,4 +101,3 @@ def _accompany_head(source: Stream, sink: Stream) -> None:
     except DeadlineError as error:
         if error is not alone:
             raise
-        sink.send_all(b"")

@@ -27,7 +27,7 @@ class Offload(Generic[T]):
         self._what = what
         self._pool = ThreadPool(threads)
         self._limit = threads + waiting_limit
-        self._running: dict[Hashable, AsyncResult[T]] = {}
+        self._running: dict[Hashable, AsyncResult[_Answer[T]]] = {}
 
     def run(
         self, key: Hashable, function: Callable[[], T], done: Callable[[], None] | None = None
@@ -46,13 +46,17 @@ class Offload(Generic[T]):
         else:
             result = self._running[key] = AsyncResult()
             spawn_raw(self._execute, key, function, result, done)
-        return result.get()  # type: ignore[return-value]  # None comes with a timeout alone
+        answer = result.get()
+        assert answer is not None, "None comes with a timeout alone"
+        if answer.error is not None:
+            raise answer.error
+        return answer.value
 
     def _execute(
         self,
         key: Hashable,
         function: Callable[[], T],
-        result: AsyncResult[T],
+        result: AsyncResult[_Answer[T]],
         done: Callable[[], None] | None,
     ) -> None:
         try:
@@ -63,10 +67,8 @@ class Offload(Generic[T]):
         del self._running[key]
         if done is not None:
             done()
-        if answer.error is not None:
-            result.set_exception(answer.error)
-        else:
-            result.set(answer.value)
+        # Not set_exception(): it imports what copies tracebacks, and no file may be there any more.
+        result.set(answer)
 
     def exercise(self, function: Callable[[], object]) -> None:
         """Run *function* once on a thread, so that whatever it loads lazily is there."""

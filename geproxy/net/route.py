@@ -32,23 +32,29 @@ class OwnAddresses:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE)
         self._socket.setblocking(False)
+        self._sequence = 0
 
     def __contains__(self, address: object) -> bool:
         assert isinstance(address, IPv4Address | IPv6Address)
-        self._socket.send(_query(address))
-        return _route_type(self._socket.recv(8192)) in OWN
+        self._sequence += 1
+        self._socket.send(_query(address, self._sequence & 0xFFFFFFFF))
+        while True:
+            answer = self._socket.recv(8192)
+            # An answer that was not fetched, for want of memory, must not pass for this one's.
+            if NLMSGHDR.unpack_from(answer)[3] == self._sequence & 0xFFFFFFFF:
+                return _route_type(answer) in OWN
 
     def close(self) -> None:
         """Give the socket back."""
         self._socket.close()
 
 
-def _query(address: Address) -> bytes:
+def _query(address: Address, sequence: int) -> bytes:
     packed = address.packed
     family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
     attribute = RTATTR.pack(RTATTR.size + len(packed), RTA_DST) + packed
     body = RTMSG.pack(family, len(packed) * 8, 0, 0, 0, 0, 0, 0, 0) + attribute
-    return NLMSGHDR.pack(NLMSGHDR.size + len(body), RTM_GETROUTE, NLM_F_REQUEST, 0, 0) + body
+    return NLMSGHDR.pack(NLMSGHDR.size + len(body), RTM_GETROUTE, NLM_F_REQUEST, sequence, 0) + body
 
 
 def _route_type(answer: bytes) -> int | None:

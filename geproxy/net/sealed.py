@@ -103,17 +103,16 @@ class SealedStream(MessageReader):
         try:
             have = len(self._sealed)
             sealed[:have] = self._sealed
-            while (count := self._inner.recv_into(sealed[have:])) is not None:
-                if count == 0:
-                    self._check_end(have)
-                    return 0
-                used, written = self._open(sealed[: have + count], buffer)
-                have += count - used
-                sealed[:have] = sealed[used : used + have]
-                if written:
-                    break
-            self._sealed = bytes(sealed[:have])
-            return written if count else None
+            # One read, then the caller waits: of empty chunks there may be no end.
+            count = self._inner.recv_into(sealed[have:])
+            if count is None:
+                return None
+            if count == 0:
+                self._check_end(have)
+                return 0
+            used, written = self._open(sealed[: have + count], buffer)
+            self._sealed = bytes(sealed[used : have + count])
+            return written or None
         finally:
             self._pool.give(sealed)
 
@@ -195,6 +194,11 @@ class SealedStream(MessageReader):
         size = self._seal(first, buffer[len(salt) :])
         self._inner.send_all(buffer[: len(salt) + size])
         return view[room:]
+
+    @property
+    def unanswered(self) -> bool:
+        """See terms.Stream."""
+        return self._inner.unanswered
 
     # -- ending --------------------------------------------------------------------------------
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
+
+# Fixed by the system: struct tcp_info of linux/tcp.h
+TCP_INFO_BYTES = 60
+TCPI_RETRANSMITS, TCPI_PROBES = 2, 3
+TCPI_LAST_ACK_RECV = 56
 
 # Chosen here
 KEEPALIVE_IDLE_SECONDS = 60  # with the two below a silent peer is found within 130 s
 KEEPALIVE_INTERVAL_SECONDS = 15
 KEEPALIVE_PROBES = 4
-USER_TIMEOUT_MS = 120_000  # unacknowledged bytes end the connection; the kernel alone takes 15 min
+UNANSWERED_MS = 120_000  # bytes or probes in vain for so long: the kernel alone takes 15 min
+UNANSWERED_TRIES = 2
 
 LINGER_ABORT = struct.pack("ii", 1, 0)  # close() sends RST and drops what is unsent
 
@@ -19,7 +26,6 @@ CONNECTION_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS),
 )
 
 
@@ -27,6 +33,19 @@ def prepare_connection(sock: socket.socket) -> None:
     """Set what every connection has. On a listening socket: accepted ones inherit all of it."""
     for level, option, value in CONNECTION_OPTIONS:
         sock.setsockopt(level, option, value)
+
+
+def unanswered(sock: socket.socket) -> bool:
+    """True where the other side has acknowledged nothing for long, though it was asked to.
+
+    TCP_USER_TIMEOUT is not this: it also ends connections whose other side is well, answers every
+    probe, and only reads nothing for a while (a download that was paused).
+    """
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+    if max(info[TCPI_RETRANSMITS], info[TCPI_PROBES]) < UNANSWERED_TRIES:
+        return False
+    last_ack_ms = int.from_bytes(info[TCPI_LAST_ACK_RECV : TCPI_LAST_ACK_RECV + 4], sys.byteorder)
+    return last_ack_ms >= UNANSWERED_MS
 
 
 def reset_on_close(sock: socket.socket) -> None:

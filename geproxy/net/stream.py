@@ -6,11 +6,11 @@ import errno
 import socket
 from typing import TYPE_CHECKING, TypeVar
 
-from gevent import get_hub
+from gevent import get_hub, sleep
 
 from geproxy.errors import DeadlineError, ProtocolError, ResetError, VanishedError
 from geproxy.net.deadline import Deadline
-from geproxy.net.sockopt import reset_on_close
+from geproxy.net.sockopt import reset_on_close, unanswered
 from geproxy.terms import Decoder, Endpoint
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class SocketStream(MessageReader):
         self._peer = peer
         self._bound: Endpoint | None = None
         self._sent = False
-        self._broken = False
+        self._broken: ResetError | None = None
         # Made at the first wait and kept: most connections wait for reading, few for writing.
         self._reader: Watcher | None = None
         self._writer: Watcher | None = None
@@ -122,16 +122,17 @@ class SocketStream(MessageReader):
 
         The kernel reports a reset once: if a send met it first, reading sees a clean end after it.
         """
-        if self._broken:
-            raise ResetError("the connection was reset")
+        if self._broken is not None:
+            raise self._broken
         return b""
 
     def _break(self, error: OSError) -> ResetError:
         """Note that the connection is broken, and say how."""
-        self._broken = True
         if error.errno == errno.ETIMEDOUT:
-            return VanishedError("the other side no longer answers")
-        return ResetError(error.strerror or str(error))
+            self._broken = VanishedError("the other side no longer answers")
+        else:
+            self._broken = ResetError(error.strerror or str(error))
+        return self._broken
 
     def wait_readable(self) -> None:
         """Return once there is something to read: bytes, the end, or an error."""
@@ -163,6 +164,11 @@ class SocketStream(MessageReader):
                 return
             data = memoryview(data)[sent:]
 
+    @property
+    def unanswered(self) -> bool:
+        """True where the other side has not answered for long what the kernel sent it."""
+        return unanswered(self._socket)
+
     def close_write(self) -> None:
         """Send FIN; reading goes on."""
         try:
@@ -188,7 +194,7 @@ class SocketStream(MessageReader):
             with Deadline(seconds, "the last reply", enough):
                 self.close_write()
                 while self.recv(MESSAGE_READ_BYTES):
-                    pass
+                    sleep(0)  # who sends faster than we read would keep the loop to itself
         except ResetError:
             pass  # gone already: there is nobody to deliver to
         except DeadlineError as error:

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from geproxy.config.settings import Settings
+from geproxy.config.settings import WORKERS_MAX, Settings
 from geproxy.errors import ConfigError, StartError
 from geproxy.observe.log import Log
 from geproxy.process.generation import KILL_AFTER_SECONDS
@@ -134,8 +134,9 @@ class Master:
 
     def grow(self) -> None:
         """TTIN: one worker more."""
-        if self._workers.current is not None:
-            self._workers.current.wanted += 1
+        current = self._workers.current
+        if current is not None:
+            current.wanted = min(current.wanted + 1, WORKERS_MAX)
 
     def shrink(self) -> None:
         """TTOU: one worker fewer, but never none."""

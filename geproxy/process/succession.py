@@ -72,12 +72,12 @@ class Succession:
         """Open what *settings* listen on, and bear a candidate's workers. Raises StartError."""
         settings = fitted(settings, log)
         lent = self._sockets.open(settings.listen)
-        for listen in settings.listen:
-            if listen.secret is not None and listen.name not in self._salts:
-                self._salts[listen.name] = SharedMemory(f"geproxy-salts-{listen.name}", SALTS)
         candidate = Generation(settings, log, lent, self._bear, settings.server.worker_count)
         self.candidate = candidate
         try:
+            for listen in settings.listen:
+                if listen.secret is not None and listen.name not in self._salts:
+                    self._salts[listen.name] = SharedMemory(f"geproxy-salts-{listen.name}", SALTS)
             candidate.start()
         except OSError as error:
             self._dismiss()
@@ -94,6 +94,9 @@ class Succession:
                 # A copy left open here would hide the master's death from the sibling.
                 sibling.control.close()
             self._forget()
+            for other in (self.candidate, self.current):
+                if other is not None and other is not generation:
+                    other.log.close()  # or a log that was rotated away would stay open here
             self._sockets.close_others(generation.settings.listen)
             settings, lent, log = generation.settings, generation.lent, generation.log
             return self._worker_main(
@@ -187,7 +190,8 @@ class Succession:
             current.replace_missing(now)
         except OSError as error:
             self.log.error("worker.fail", how=f"fork: {error.strerror}")
-            for number in range(1, current.wanted + 1):
+            present = {child.number for child in current.serving()}
+            for number in set(range(1, current.wanted + 1)) - present:
                 current.throttle.failed(number, now)
 
     def _check_beats(self, heartbeat_seconds: float, now: float) -> None:
@@ -220,6 +224,9 @@ class Succession:
             self._old.append(before)
             for endpoint in self._sockets.close_others(candidate.settings.listen):
                 self.log.info("listen.stop", address=endpoint)
+        sealed = {listen.name for listen in candidate.settings.listen if listen.secret is not None}
+        for name in self._salts.keys() - sealed:
+            self._salts.pop(name).close()  # workers that still finish have copies of their own
         known = before.settings.listen if before is not None else ()
         for listen in candidate.settings.listen:
             if not any(listen.name == old.name and listen.url == old.url for old in known):

@@ -143,6 +143,8 @@ class Worker:
     # -- clients -----------------------------------------------------------------------------
 
     def _accept(self) -> None:
+        if self._leaving.is_set():  # told to leave by somebody else in the meantime
+            return
         for name, sockets in self._assignment.lent.items():
             for sock in sockets:
                 run = partial(self._accept_from, sock, self._site.listeners[name])

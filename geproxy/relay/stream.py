@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from geproxy.errors import IdleError
+from geproxy.errors import IdleError, ResetError, VanishedError
 from geproxy.net.forward import BufferPool, Flow, forward
 from geproxy.net.greenlets import getcurrent, greenlet, interrupt, run_both
 from geproxy.terms import Stream
+
+# Chosen here
+ASK_SECONDS = 30.0  # a relay in which nothing moves: two system calls
 
 
 class Relays:
@@ -31,24 +34,41 @@ class Relays:
         Counts into *up* (client to target) and *down*. Closes neither stream.
         Raises ResetError or DeadlineError when a side breaks, IdleError when nothing moves.
         """
-        relay = _Relay(getcurrent(), up, down)
+        relay = _Relay(getcurrent(), client, target, up, down)
         self._live.add(relay)
         try:
             run_both(
-                partial(forward, client, target, up, self._pool),
-                partial(forward, target, client, down, self._pool),
+                partial(self._carry, client, target, up, down),
+                partial(self._carry, target, client, down, up),
             )
         finally:
             self._live.discard(relay)
             self._ended_up_bytes += up.bytes
             self._ended_down_bytes += down.bytes
 
+    def _carry(self, source: Stream, sink: Stream, flow: Flow, back: Flow) -> None:
+        """Forward; leave it to the way back to meet the break of a sink that takes no more.
+
+        Such a sink may have spoken before it broke (a server that refuses an upload), and what it
+        said waits to be read: the way back carries that first, and then meets the same break.
+        """
+        try:
+            forward(source, sink, flow, self._pool)
+        except ResetError:
+            if not flow.broken or back.broken or back.ended:
+                raise
+
     def sweep(self, now_seconds: float) -> None:
         """End what has been quiet for too long; *now_seconds* is monotonic."""
         for relay in self._live:
             if relay.moved():
-                relay.quiet_since = now_seconds
+                relay.quiet_since = relay.asked = now_seconds
                 continue
+            if now_seconds - relay.asked >= ASK_SECONDS:
+                relay.asked = now_seconds
+                if relay.client.unanswered or relay.target.unanswered:
+                    interrupt(relay.owner, VanishedError("a side no longer answers"))
+                    continue
             quiet_seconds = now_seconds - relay.quiet_since
             half_closed = relay.up.ended or relay.down.ended
             limit_seconds = self._half_close_seconds if half_closed else self._idle_seconds
@@ -71,13 +91,18 @@ class Relays:
 class _Relay:
     """What a sweep must know of one relay."""
 
-    __slots__ = ("_seen", "down", "owner", "quiet_since", "up")
+    __slots__ = ("_seen", "asked", "client", "down", "owner", "quiet_since", "target", "up")
 
-    def __init__(self, owner: greenlet, up: Flow, down: Flow) -> None:
+    def __init__(
+        self, owner: greenlet, client: Stream, target: Stream, up: Flow, down: Flow
+    ) -> None:
         self.owner = owner
+        self.client = client
+        self.target = target
         self.up = up
         self.down = down
         self.quiet_since = 0.0
+        self.asked = 0.0  # when the kernel was last asked whether both sides answer
         self._seen = (-1, False, False)
 
     def moved(self) -> bool:

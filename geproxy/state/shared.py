@@ -27,7 +27,7 @@ class SharedMemory:
 
     Byte-range locks of POSIX guard the buckets: the kernel frees them when a worker is killed.
     They belong to the process, so a worker has to claim without a switch to another greenlet, and
-    must never close a descriptor of this file, which would drop all its locks: nobody closes one.
+    must never close a descriptor of this file, which would drop all its locks.
     """
 
     def __init__(self, name: str, keys: int) -> None:
@@ -36,7 +36,11 @@ class SharedMemory:
         size = self._buckets * BUCKET_BYTES
         self._descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
         os.ftruncate(self._descriptor, size)
-        self._memory = mmap.mmap(self._descriptor, size)
+        try:
+            self._memory = mmap.mmap(self._descriptor, size)
+        except OSError:
+            os.close(self._descriptor)
+            raise
         # Keyed, so that nobody can choose keys that all fall into one bucket.
         self._key = os.urandom(32)
 
@@ -56,6 +60,11 @@ class SharedMemory:
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, start)
 
+    def close(self) -> None:
+        """Give the memory back in this process; only the master does, and it never claims."""
+        self._memory.close()
+        os.close(self._descriptor)
+
     def _lock(self, start: int) -> bool:
         for _ in range(LOCK_TRIES):
             try:
@@ -73,7 +82,8 @@ class SharedMemory:
                 return False
             found = memory.find(digest, found + 1, start + BUCKET_BYTES)
         position = int.from_bytes(memory[start : start + 8], "little")
-        # The position first: killed between the two, we lose an old key, not the new one's place.
+        # The position first: killed between the two, an old key stays one turn longer, and the new
+        # one, whose session has died with us, is not remembered.
         memory[start : start + 8] = (position + 1).to_bytes(8, "little")
         place = first + position % RING * DIGEST_BYTES
         memory[place : place + DIGEST_BYTES] = digest

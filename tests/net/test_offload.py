@@ -207,3 +207,22 @@ def test_without_a_thread_to_be_had_the_caller_hears_so_and_the_key_stays_usable
     )
     assert done.stdout.splitlines() == ["LimitError 1", "LimitError 2", "5"], done.stderr
     assert done.stderr == ""
+
+
+def test_a_failure_needs_no_module_that_is_not_there_yet() -> None:
+    """A worker that has dropped its privileges may be unable to read any file of ours."""
+    program = """
+import sys
+from geproxy.net.offload import Offload
+offload = Offload("calls", 1, 1)
+offload.exercise(lambda: None)
+before = set(sys.modules)
+def fail():
+    raise OSError("no")
+try:
+    offload.run("key", fail)
+except OSError:
+    print(sorted(set(sys.modules) - before))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.stdout.strip(), ended.stderr) == ("[]", "")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geproxy.crypto.aead import TAG_BYTES
 from geproxy.crypto.methods import AES_128_GCM, METHODS, Method
 from geproxy.crypto.secret import Secret
 from geproxy.errors import (
@@ -757,3 +758,26 @@ def test_a_client_takes_the_same_salt_from_two_peers(pool: CountedPool) -> None:
         stream = SealedStream(inner, SECRET, pool, head=HEAD)
         stream.send_all(b"")
         assert reading(stream) == (HEAD + b"helloworld", None)
+
+
+def test_empty_chunks_without_end_do_not_keep_the_loop_to_themselves() -> None:
+    """Each of them is authentic, so whoever has the key could stop a worker with them."""
+    inner, far = memory_pair()
+    reader = SealedStream(inner, SECRET, BufferPool())
+    salt = bytes(SECRET.method.salt_bytes)
+    aead = SECRET.subkey_aead(salt)
+    empty = bytearray()
+    for count in range(0, 400, 2):
+        for nonce, plain in ((count, b"\0\0"), (count + 1, b"")):
+            sealed = bytearray(len(plain) + TAG_BYTES)
+            aead.encrypt_into(nonce.to_bytes(12, "little"), plain, None, memoryview(sealed))
+            empty += sealed
+    far.send_all(salt)
+    for start in range(0, len(empty), 34):
+        far.send_all(bytes(empty[start : start + 34]))
+    buffer = memoryview(bytearray(READ_BYTES))
+    for _ in range(3):
+        assert reader.recv_into(buffer) is None
+    assert inner.recv_into(buffer) == 34, "there is more, and it waits for another turn"
+    reader.close()
+    far.close()

@@ -3,6 +3,7 @@
 import socket
 from ipaddress import IPv4Address
 
+import gevent
 import pytest
 
 from geproxy.net.sockopt import prepare_connection
@@ -30,7 +31,8 @@ def test_every_connection_is_prepared_for_silence_and_small_messages() -> None:
         prepare_connection(sock)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
+        # It would end connections whose other side is well and only reads nothing for a while.
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
 
 
 def test_a_mapped_client_is_known_by_its_ipv4_address() -> None:
@@ -44,3 +46,31 @@ def test_a_mapped_client_is_known_by_its_ipv4_address() -> None:
             assert stream.bound == Endpoint(IPv4Address("127.0.0.1"), listening.getsockname()[1])
             assert stream.peer == Endpoint.from_sockaddr(client.getsockname())
             stream.close()
+
+
+def test_lingering_before_a_flood_lets_others_have_their_turn() -> None:
+    class Flooded(SocketStream):
+        """A connection on which more comes than anybody can read."""
+
+        __slots__ = ()
+
+        def recv(self, size_bytes: int) -> bytes:
+            return b"x"
+
+    turns = 0
+
+    def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            gevent.sleep(0)
+
+    near, far = tcp_pair()
+    stream = Flooded(near._socket, near.peer)
+    stream.send_all(b"the last reply")
+    other = gevent.spawn(others)
+    stream.linger(0.02)
+    other.kill()
+    assert turns > 1
+    stream.close()
+    far.close()

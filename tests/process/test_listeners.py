@@ -12,7 +12,7 @@ import pytest
 from geproxy.config.settings import Listen
 from geproxy.config.url import parse_listen_url
 from geproxy.errors import StartError
-from geproxy.net.sockopt import KEEPALIVE_IDLE_SECONDS, USER_TIMEOUT_MS
+from geproxy.net.sockopt import KEEPALIVE_IDLE_SECONDS
 from geproxy.process.listeners import ListeningSockets, address_of
 from geproxy.terms import Endpoint
 
@@ -223,8 +223,6 @@ def test_accepted_connections_inherit_what_every_connection_has(
         assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         idle = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
         assert idle == KEEPALIVE_IDLE_SECONDS
-        timeout_ms = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-        assert timeout_ms == USER_TIMEOUT_MS
 
 
 def test_a_listening_socket_never_blocks_and_stays_with_this_program(

@@ -6,11 +6,18 @@ from typing import Any
 import gevent
 import pytest
 
-from geproxy.errors import DeadlineError, GeproxyError, IdleError, ResetError, ShutdownError
+from geproxy.errors import (
+    DeadlineError,
+    GeproxyError,
+    IdleError,
+    ResetError,
+    ShutdownError,
+    VanishedError,
+)
 from geproxy.net.deadline import Deadline
 from geproxy.net.forward import BufferPool, Flow
 from geproxy.net.greenlets import interrupt
-from geproxy.relay.stream import Relays
+from geproxy.relay.stream import ASK_SECONDS, Relays
 from tests.support.conformance import (
     HARD_SECONDS,
     MakePair,
@@ -352,3 +359,37 @@ def test_neither_stream_is_closed(relays: Relays) -> None:
     relays.run(client, target, Flow(), Flow())
     assert not client.closed
     assert not target.closed
+
+
+@pytest.mark.parametrize("attempt", range(20))
+def test_a_refused_upload_still_delivers_what_the_target_said_before_it_broke(
+    relays: Relays, attempt: int
+) -> None:
+    session = Session(relays, tcp_pair)
+    refusal = b"413 too large"
+    upload = gevent.spawn(session.application.send_all, noise(1_000_000))
+    settle()  # by now the upload is stuck: nobody reads it
+    # What was said, and the reset for what was never read, reach the relay together.
+    session.service.send_all(refusal)
+    session.service.close()
+    assert read_exactly(session.application, len(refusal)) == refusal
+    upload.kill()
+    assert isinstance(session.end(), ResetError)
+
+
+@pytest.mark.parametrize("side", ["client", "target"])
+def test_a_side_that_answers_nothing_ends_the_relay(
+    relays: Relays, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(relays)
+    settle()
+    relays.sweep(0.0)
+    relays.sweep(ASK_SECONDS)
+    settle()
+    assert not session.over
+    monkeypatch.setattr(type(session.client), "unanswered", property(lambda self: self is lost))
+    lost = session.client if side == "client" else session.target
+    relays.sweep(2 * ASK_SECONDS)
+    error = session.end()
+    assert isinstance(error, VanishedError)
+    assert error.code == "timeout"

@@ -100,6 +100,7 @@ class MemoryStream:
     """One end; see terms.Stream for what each call promises."""
 
     holds_head = False
+    unanswered = False
 
     def __init__(
         self, incoming: _Pipe, outgoing: _Pipe, *, bound: Endpoint, peer: Endpoint
