@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from tests.support.proxy import wait_until
+from tests.support.proxy import Address, wait_until
 
 PACKAGES = {
     "curl": "curl",
@@ -22,6 +23,8 @@ PACKAGES = {
     "openssl": "openssl",
     "prlimit": "util-linux",
     "setpriv": "util-linux",
+    "ss-local": "shadowsocks-libev",
+    "ss-server": "shadowsocks-libev",
     "unshare": "util-linux",
 }
 SEARCHED = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
@@ -72,7 +75,7 @@ def nginx(folder: Path) -> Iterator[Nginx]:
             stderr=subprocess.DEVNULL,  # what it says stands in error.log as well
         )
         try:
-            if _serves(process, site):
+            if _serves(process, site.ports.values()):
                 yield site
                 return
         finally:
@@ -120,11 +123,68 @@ http {{
 """
 
 
-def _serves(process: subprocess.Popen[bytes], site: Nginx) -> bool:
-    """Wait until nginx accepts, or has ended because another program took a port first."""
+def curl(site: Nginx, proxy: Address, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run curl by way of a SOCKS5 proxy that resolves names; proxies of the environment stay out.
+
+    *arguments* end with a URL of *site*.
+    """
+    host, port = proxy
+    return subprocess.run(
+        [find("curl"), "--silent", "--show-error", "--fail", "--noproxy", "", "--max-time", "50"]
+        + ["--cacert", str(site.certificate), "--proxy", f"socks5h://{host}:{port}", *arguments],
+        capture_output=True,
+        timeout=60,
+    )
+
+
+@contextmanager
+def ss_server(folder: Path, method: str, password: str) -> Iterator[Address]:
+    """Run shadowsocks-libev's server on a free port of loopback; gives its address."""
+    program = find("ss-server")
+    with _libev(program, folder, "server", method, password, {}) as address:
+        yield address
+
+
+@contextmanager
+def ss_local(
+    folder: Path, method: str, password: str, server: Address, *, key: str = ""
+) -> Iterator[Address]:
+    """Run shadowsocks-libev's client for *server* on a free port of loopback."""
+    program = find("ss-local")
+    where = {"server": server[0], "server_port": server[1]} | ({"key": key} if key else {})
+    with _libev(program, folder, "local", method, password, where) as address:
+        yield address
+
+
+@contextmanager
+def _libev(
+    program: str, folder: Path, side: str, method: str, password: str, more: dict[str, object]
+) -> Iterator[Address]:
+    host_key = "server" if side == "server" else "local_address"
+    path = folder / f"ss-{side}-{method}.json"
+    for _ in range(PORT_TRIES):
+        (port,) = _free_ports(1)
+        values = {host_key: "127.0.0.1", f"{side}_port": port, "timeout": 60, **more}
+        path.write_text(json.dumps({**values, "method": method, "password": password}))
+        path.chmod(0o600)
+        with open(path.with_suffix(".log"), "wb") as log:
+            process = subprocess.Popen([program, "-c", str(path)], stdout=log, stderr=log)
+        try:
+            if _serves(process, [port]):
+                yield "127.0.0.1", port
+                return
+        finally:
+            process.terminate()
+            process.wait(10)
+    raise AssertionError(path.with_suffix(".log").read_text())
+
+
+def _serves(process: subprocess.Popen[bytes], ports: Iterable[int]) -> bool:
+    """Wait until all *ports* accept, or it has ended: another program took one of them first."""
+    wanted = list(ports)
 
     def settled() -> bool:
-        return process.poll() is not None or all(map(_accepts, site.ports.values()))
+        return process.poll() is not None or all(map(_accepts, wanted))
 
     wait_until(settled)
     return process.poll() is None

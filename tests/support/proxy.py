@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Self
+from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "bin" / "geproxy"
 
 # Generous: a loaded machine is no failure, and nothing that goes well ever waits this long.
 PATIENCE_SECONDS = 20.0
+
+WORKERS = 2
 
 Address = tuple[str, int]
 Values = Mapping[str, object]
@@ -40,7 +43,7 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE_SECOND
 
 
 def configuration(
-    listen: Mapping[str, Values] | None = None, workers: int = 2, **tables: Values
+    listen: Mapping[str, Values] | None = None, workers: int = WORKERS, **tables: Values
 ) -> str:
     """Write a configuration; without *listen*, one listener "socks" on a port of loopback."""
     listen = listen if listen is not None else {"socks": {"url": "socks5://127.0.0.1:0"}}
@@ -200,15 +203,20 @@ class Proxy:
 
     def owner(self, client: socket.socket) -> int:
         """Return the pid of the worker that holds the other end of *client*, an IPv4 socket."""
-        found: list[int] = []
+        found: set[int] = set()
 
         def look() -> bool:
-            held = {f"socket:[{inode}]" for inode in _other_end(client)}
-            found[:] = [pid for pid in self.workers() if held & _open_files(pid)]
+            found.clear()
+            found.update(self.owners([client]))
             return len(found) == 1
 
         wait_until(look)
-        return found[0]
+        return found.pop()
+
+    def owners(self, clients: Sequence[socket.socket]) -> set[int]:
+        """The workers that hold the other end of any of *clients* by now."""
+        names = {f"socket:[{inode}]" for inode in _other_ends(clients)}
+        return {pid for pid in self.workers() if names & _open_files(pid)}
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the master."""
@@ -263,6 +271,7 @@ def running(
     """
     path = folder / "geproxy.conf"
     path.write_text(configuration() if config is None else config)
+    path.chmod(0o600)  # it may hold secrets
     with started(folder, ["-f", str(path)], wait=wait, prefix=prefix) as proxy:
         yield proxy
 
@@ -286,6 +295,46 @@ def started(
         yield proxy.wait_ready() if wait else proxy
     finally:
         proxy.end()
+
+
+SEALED_PASSWORD = "correct horse/battery:staple@40%"
+
+
+def ss_url(method: str, address: Address, password: str = SEALED_PASSWORD) -> str:
+    """Write the ss:// URL of a sealed listener or of a peer."""
+    host, port = address
+    return f"ss://{method}:{quote(password, safe='')}@{host}:{port}"
+
+
+@contextmanager
+def sealed_pair(folder: Path, method: str, **tables: Values) -> Iterator[tuple[Proxy, Proxy]]:
+    """Run a local geproxy, whose SOCKS listener goes out by a remote one; gives both."""
+    for name in ("local", "remote"):
+        (folder / name).mkdir()
+    sealed = {"sealed": {"url": ss_url(method, ("127.0.0.1", 0))}}
+    with running(folder / "remote", configuration(sealed, WORKERS, **tables)) as remote:
+        config = _through(ss_url(method, remote.address), {}, tables)
+        with running(folder / "local", config) as local:
+            yield local, remote
+
+
+@contextmanager
+def sealed_in_one(folder: Path, method: str, **tables: Values) -> Iterator[Proxy]:
+    """Run one geproxy whose SOCKS listener goes out by its own sealed listener."""
+    sealed = {"sealed": {"url": ss_url(method, ("127.0.0.1", 0))}}
+    with running(folder, configuration(sealed, WORKERS, **tables)) as proxy:
+        # Its port is known only now; the listener keeps it.
+        peer = ss_url(method, proxy.addresses("sealed")[0])
+        line = proxy.reload(_through(peer, sealed, tables))
+        assert line.event == "reload.done", line.text
+        yield proxy
+
+
+def _through(peer: str, others: Mapping[str, Values], tables: Mapping[str, Values]) -> str:
+    """Write the configuration of a SOCKS listener that goes out by *peer*, beside *others*."""
+    socks = {"url": "socks5://127.0.0.1:0", "via": "remote"}
+    tables = {**tables, "via.remote": {"url": peer}}
+    return configuration({**others, "socks": socks}, WORKERS, **tables)
 
 
 def command(
@@ -339,10 +388,14 @@ def _processes() -> list[tuple[int, int, int]]:
     return found
 
 
-def _other_end(client: socket.socket) -> list[str]:
-    """The inode of the socket that *client* is connected to; proc(5), /proc/net/tcp."""
-    ends = [_hexadecimal(client.getpeername()), _hexadecimal(client.getsockname())]
-    return [row[9] for row in _tcp_table("tcp") if row[1:3] == ends]
+def _other_ends(clients: Sequence[socket.socket]) -> list[str]:
+    """The inodes of the sockets that *clients* are connected to; proc(5), /proc/net/tcp."""
+    inodes = {(row[1], row[2]): row[9] for row in _tcp_table("tcp")}
+    ends = [
+        (_hexadecimal(client.getpeername()), _hexadecimal(client.getsockname()))
+        for client in clients
+    ]
+    return [inodes[each] for each in ends if each in inodes]
 
 
 def _hexadecimal(address: Address) -> str:

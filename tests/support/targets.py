@@ -159,6 +159,48 @@ def source(count: int) -> Handler:
     return handler
 
 
+def exchange(sock: socket.socket) -> None:
+    """Take as many bytes as the first 8 say, give their SHA-256, and as many as the next 8 say.
+
+    Neither side has to end for the other to know: not every program passes on a half-close.
+    """
+    up, down = struct.unpack("!QQ", read_exactly(sock, 16))
+    digest = hashlib.sha256()
+    while up:
+        data = sock.recv(min(up, BLOCK_BYTES))
+        if not data:
+            raise ConnectionError(f"it ended {up} bytes too early")
+        digest.update(data)
+        up -= len(data)
+    sock.sendall(digest.digest())
+    for block in pattern(down):
+        sock.sendall(block)
+
+
+def check_exchange(sock: socket.socket, up: int, down: int) -> None:
+    """Send and fetch so many bytes by way of *sock*, which leads to an exchange(), in whole."""
+    sock.sendall(struct.pack("!QQ", up, down))
+    for block in pattern(up):
+        sock.sendall(block)
+    assert read_exactly(sock, 32).hex() == pattern_digest(up), "what went up"
+    count, digest = 0, hashlib.sha256()
+    while data := sock.recv(BLOCK_BYTES):
+        count += len(data)
+        digest.update(data)
+    assert (count, digest.hexdigest()) == (down, pattern_digest(down)), "what came down"
+
+
+def read_exactly(sock: socket.socket, count: int) -> bytes:
+    """Read exactly *count* bytes. Raises ConnectionError when the stream ends before."""
+    data = b""
+    while len(data) < count:
+        more = sock.recv(count - len(data))
+        if not more:
+            raise ConnectionError(f"{len(data)} of {count} bytes, then the end")
+        data += more
+    return data
+
+
 @contextmanager
 def black_hole() -> Iterator[tuple[IPv4Address, int]]:
     """Give an address whose every new connection hangs: its queue is full, nobody accepts."""
