@@ -23,6 +23,7 @@ from tests.support.proxy import (
     sealed_in_one,
     sealed_pair,
     ss_url,
+    wait_until,
 )
 from tests.support.shadowsocks_twin import METHODS, Key, Sealed
 from tests.support.socks import Tunnel, connect
@@ -151,6 +152,8 @@ def test_20_000_writes_of_random_size_are_whole_both_ways_at_once(local: Proxy) 
         writer.start()
         assert digest_of(tunnel.socket) == expected.hexdigest()
         writer.join(30)
+        # The upload may be on its way still, and to leave the target would cut it.
+        wait_until(lambda: received)
     assert received == [expected.hexdigest()]
 
 
