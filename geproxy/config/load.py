@@ -7,10 +7,12 @@ message repeats keys and numbers but no text, which could be a password in the w
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 
 from geproxy.config import secretfile, settings
+from geproxy.config.account import Account, account_of, gid_of
 from geproxy.config.listeners import read_listeners
 from geproxy.config.settings import Limits, Log, Resolver, Server, Settings
 from geproxy.config.table import NOT_IN_THIS_VERSION, Reading, Values, shown
@@ -20,12 +22,14 @@ from geproxy.errors import ConfigError, Problem
 # Chosen here
 COMMAND_LINE = "command line"
 COMMAND_LINE_VIA = "via1"
+_PIDFILE_LINE = re.compile(r"""^\s*pidfile\s*=\s*["']([^"'\0]*)["']""", re.M)
 
 
-def load(path: str) -> Settings:
+def load(path: str, label: str | None = None) -> Settings:
     """Read the configuration file at *path*, and the users and key files that it names.
 
-    Raises ConfigError with every problem there is.
+    *label* is what messages call it: *path*, where it is not given. Raises ConfigError with every
+    problem there is.
     """
     try:
         reading = Reading(os.path.dirname(os.path.abspath(path)))
@@ -37,13 +41,37 @@ def load(path: str) -> Settings:
         raise ConfigError([Problem("", f"cannot be read: {error.strerror}")]) from error
     except ValueError as error:
         raise ConfigError([Problem("", str(error))]) from error
-    found = _read_document(reading, path, document)
+    found = _read_document(reading, label or path, document)
     if reading.holds_secret:
         try:
             secretfile.check_secret_mode(mode)
         except ValueError as error:
             reading.complain("", str(error))
     return _finish(reading, found)
+
+
+def pidfile_of(path: str) -> str:
+    """The pidfile that the file at *path* names, "" for none; whatever else is wrong with it.
+
+    A daemon must be stoppable when its configuration has been broken since it started, be it so
+    that it is no longer TOML. Raises ConfigError for a file that cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise ConfigError([Problem("", f"cannot be read: {error.strerror}")]) from error
+    try:
+        server = _parse(data).get("server")
+        pidfile = server.get("pidfile", "") if isinstance(server, dict) else ""
+    except ValueError:
+        line = _PIDFILE_LINE.search(data.decode("utf-8", "surrogateescape"))
+        pidfile = line[1] if line else ""
+    if not isinstance(pidfile, str) or not pidfile:
+        return ""
+    if "\0" in pidfile:
+        raise ConfigError([Problem("server.pidfile", "a path holds no NUL")])
+    return os.path.join(os.path.dirname(os.path.abspath(path)), pidfile)
 
 
 def from_urls(urls: list[str], via: str | None = None) -> Settings:
@@ -95,9 +123,11 @@ def _read_document(reading: Reading, label: str, document: Mapping[str, object])
 
     vias = document.get("via", {})
     via_names = tuple(vias) if isinstance(vias, dict) else ()
+    server = Server(**top_level("server"))
     return Settings(
         file=label,
-        server=Server(**top_level("server")),
+        server=server,
+        account=_account(reading, server),
         log=Log(**top_level("log")),
         limits=Limits(**top_level("limits")),
         resolver=Resolver(**top_level("resolver")),
@@ -105,6 +135,24 @@ def _read_document(reading: Reading, label: str, document: Mapping[str, object])
         listen=read_listeners(reading, document.get("listen", {}), via_names),
         warnings=tuple(reading.warnings),  # last: by now all of them are there
     )
+
+
+def _account(reading: Reading, server: Server) -> Account | None:
+    if not server.user:
+        if server.group:
+            reading.complain("server.group", "a group alone changes nothing; set user as well")
+        return None
+    try:
+        if server.group:
+            gid_of(server.group)
+    except ValueError as error:
+        reading.complain("server.group", str(error))
+        return None
+    try:
+        return account_of(server.user, server.group)
+    except ValueError as error:
+        reading.complain("server.user", str(error))
+        return None
 
 
 def _refuse_rules(reading: Reading, rules: object) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from geproxy.config.account import Account
 from geproxy.config.setting import (
     Setting,
     choice,
@@ -59,6 +60,9 @@ class Server:
     """[server]: the processes."""
 
     workers: Literal["auto"] | int = field(default="auto", metadata=setting("auto", read_workers))
+    user: str = text("")  # "": workers stay what the master is
+    group: str = text("")  # "": the user's own groups
+    pidfile: str = path("")  # "": none, or the default one for a daemon
     drain_seconds: float = seconds(30)
     reload_drain_seconds: float = seconds(0)  # 0: until their last session ends
     heartbeat_seconds: float = seconds(10, high=STEP_SECONDS_MAX, zero=False)
@@ -145,6 +149,7 @@ class Settings:
     resolver: Resolver
     listen: tuple[Listen, ...]
     via: tuple[Via, ...] = ()
+    account: Account | None = None  # [server] user and group, looked up
     warnings: tuple[Problem, ...] = ()  # what works, and should not stay; no secret stands in one
 
 
@@ -160,7 +165,7 @@ TABLES: dict[str, Table] = {
 
 # Documented, but not in this version: only the value that turns each one off is accepted.
 NOT_YET: dict[Table, dict[str, object]] = {
-    Server: {"user": "", "group": "", "pidfile": ""},
+    Server: {},
     Log: {},
     Limits: {"sessions_per_client": 0},
     Resolver: {"nameservers": []},

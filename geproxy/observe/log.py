@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
+from collections.abc import Sequence
 
 from geproxy.errors import StartError
 from geproxy.observe.line import Clock, Lines
-from geproxy.observe.sink import SYSLOG_PATH, Channel, Sink, Syslog, open_file, open_stderr
+from geproxy.observe.sink import (
+    SYSLOG_PATH,
+    Channel,
+    Descriptor,
+    Sink,
+    Syslog,
+    open_append,
+    open_file,
+    open_stderr,
+)
 
 LEVELS = ("debug", "info", "warning", "error")
 _DEBUG, _INFO, _WARNING, _ERROR = range(4)
@@ -66,6 +77,20 @@ class Log:
         for sink in self._sinks():
             sink.close()
 
+    def file_paths(self) -> list[str]:
+        """The files that this log writes to, each once; the same order in every worker."""
+        return [sink.name for sink in self._files()]
+
+    def replace_files(self, descriptors: Sequence[int]) -> None:
+        """Write to other files from now on: one descriptor for each of file_paths(), ours now."""
+        for sink, descriptor in zip(self._files(), descriptors, strict=True):
+            sink.flush()
+            sink.replace(Descriptor(descriptor))
+
+    def _files(self) -> list[Sink]:
+        sinks = [self._main] if self._access is None else [self._main, self._access]
+        return [sink for sink in dict.fromkeys(sinks) if sink.name not in ("stderr", "syslog")]
+
     def _sinks(self) -> set[Sink]:
         return {self._main, self._access or self._main}
 
@@ -106,6 +131,20 @@ def open_log(
     except StartError:
         main.close()
         raise
+
+
+def reopen(log: Log) -> list[int]:
+    """Open the files of *log* again, for whoever moved them away. Raises StartError."""
+    descriptors: list[int] = []
+    try:
+        for path in log.file_paths():
+            descriptors.append(open_append(path))
+    except OSError as error:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        reason = _REASONS.get(error.errno or 0) or error.strerror
+        raise StartError(f"cannot open {path}: {reason}") from error
+    return descriptors
 
 
 def _open_channel(name: str, syslog_path: str) -> Channel:

@@ -55,7 +55,7 @@ class Sink:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take over *channel*; *name* is what warnings call it."""
-        self._name = name
+        self.name = name
         self._channel = channel
         self._lines = lines
         self._monotonic = monotonic
@@ -81,6 +81,11 @@ class Sink:
         """Send what waits, as far as the channel takes it."""
         self._leave_to_parent()
         self._drain()
+
+    def replace(self, channel: Channel) -> None:
+        """Close the channel and go on with another."""
+        self._channel.close()
+        self._channel = channel
 
     def close(self) -> None:
         """Flush, then close the channel; what it did not take is gone."""
@@ -130,7 +135,7 @@ class Sink:
         if len(self._rest) > 1:
             self._lost += 1
             self._rest = b"\n"  # ends the torn line, so that the next one stands alone
-        if self._name != "stderr":
+        if self.name != "stderr":
             self._warn(error)
 
     def _forget(self) -> None:
@@ -150,7 +155,7 @@ class Sink:
             stderr = Sink("stderr", open_stderr(), Lines("text"))
         except OSError:
             return  # there is no standard error
-        fields = {"target": self._name, "reason": error.strerror, "lines": self._lost}
+        fields = {"target": self.name, "reason": error.strerror, "lines": self._lost}
         stderr.put("warning", "log.fail", fields)
         stderr.close()
 
@@ -255,6 +260,11 @@ def open_stderr(descriptor: int = 2) -> Channel:
 
 
 def open_file(path: str) -> Channel:
+    """Open a channel to the file at *path*. Raises what open_append raises."""
+    return Descriptor(open_append(path))
+
+
+def open_append(path: str) -> int:
     """Open *path* to append to, and create it with mode 0640 where it is missing.
 
     Raises OSError: ELOOP for a symbolic link, ENXIO for a FIFO that nobody reads.
@@ -262,6 +272,6 @@ def open_file(path: str) -> Channel:
     try:
         descriptor = os.open(path, _FILE_FLAGS | os.O_CREAT | os.O_EXCL, _FILE_MODE)
     except FileExistsError:
-        return Descriptor(os.open(path, _FILE_FLAGS))
+        return os.open(path, _FILE_FLAGS)
     os.fchmod(descriptor, _FILE_MODE)  # whatever the umask was
-    return Descriptor(descriptor)
+    return descriptor

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from geproxy.config import settings
-from geproxy.config.load import from_urls, load
+from geproxy.config.load import from_urls, load, pidfile_of
 from geproxy.config.url import parse_listen_url
 from geproxy.crypto.password import PasswordHash
 from geproxy.errors import ConfigError
@@ -96,6 +96,52 @@ def test_relative_paths_start_at_the_file(conf, tmp_path, monkeypatch):
     assert os.path.samefile(os.path.dirname(found.log.target), tmp_path)
     assert os.path.isabs(found.log.target) and os.path.isabs(found.log.access)
     assert found.listen[0].users == {"alice": HASH}
+
+
+def test_the_pidfile_is_found_whatever_else_is_wrong(conf, tmp_path, monkeypatch):
+    path = conf('[server]\npidfile = "run/x.pid"\nworkers = "many"\n[nonsense]\n')
+    assert pidfile_of(path) == str(tmp_path / "run" / "x.pid")
+    monkeypatch.chdir("/")
+    assert pidfile_of(os.path.relpath(path)) == str(tmp_path / "run" / "x.pid")
+    assert pidfile_of(conf('[server]\npidfile = "/a/b"\n')) == "/a/b"
+    assert load(conf(f'{SOCKS}[server]\npidfile = "x.pid"\n')).server.pidfile == str(
+        tmp_path / "x.pid"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="an empty file"),
+        pytest.param("server = 1", id="no table"),
+        pytest.param("[server]\npidfile = 7", id="a number"),
+        pytest.param('[server]\npidfile = ""', id="none"),
+        pytest.param("[server", id="no TOML"),
+    ],
+)
+def test_a_file_that_names_no_pidfile_has_none(text, conf):
+    assert pidfile_of(conf(text)) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('[server]\npidfile = "run/x.pid"\n[listen', id="no TOML after it"),
+        pytest.param("workers = \n[server]\n  pidfile='run/x.pid' # ours\n", id="none before it"),
+        pytest.param(b'# \xff\n[server]\npidfile = "run/x.pid"\n', id="no UTF-8"),
+    ],
+)
+def test_the_pidfile_is_found_in_what_is_no_longer_toml(text, conf, tmp_path):
+    assert pidfile_of(conf(text)) == str(tmp_path / "run" / "x.pid")
+
+
+@pytest.mark.parametrize(
+    "text", ['[server]\npidfile = "a\\u0000b"', None], ids=["what is no path", "no file"]
+)
+def test_a_pidfile_cannot_be_had_of_what_cannot_be_read(text, conf, tmp_path):
+    path = str(tmp_path / "none") if text is None else conf(text)
+    with pytest.raises(ConfigError):
+        pidfile_of(path)
 
 
 def test_a_user_in_the_url_is_the_only_one(conf):
@@ -257,6 +303,30 @@ WRONG = [  # text of the file, what each problem begins with
         ["rule.1: not in this version", "rule.2: not in this version"],
         id="rules",
     ),
+    pytest.param(
+        f'[server]\nuser = "no-such-user"\n{SOCKS}',
+        ["server.user: there is no such user"],
+        id="an unknown user",
+    ),
+    pytest.param(
+        f'[server]\nuser = "no-such-user"\ngroup = "no-such-group"\n{SOCKS}',
+        ["server.group: there is no such group"],
+        id="an unknown group",
+    ),
+    pytest.param(
+        f'[server]\ngroup = "root"\n{SOCKS}',
+        ["server.group: a group alone changes nothing; set user as well"],
+        id="a group without a user",
+    ),
+    pytest.param(f'[server]\nuser = "a\\u0000b"\n{SOCKS}', ["server.user: "], id="a NUL in a user"),
+    pytest.param(
+        f"[server]\nuser = 0\ngroup = []\npidfile = 1\n{SOCKS}",
+        ["server.user: ", "server.group: ", "server.pidfile: "],
+        id="names that are none",
+    ),
+    pytest.param(
+        f'[server]\npidfile = "a\\u0000b"\n{SOCKS}', ["server.pidfile: "], id="a NUL in a path"
+    ),
     pytest.param(f"rule = 1\n{SOCKS}", ["rule: not in this version"], id="a rule that is none"),
     pytest.param(
         "[listen.a]\nurl = 'http://al:hunter2@127.0.0.1:1'",
@@ -275,9 +345,6 @@ def test_what_is_wrong_is_said_under_its_key(text, beginnings, conf):
 
 
 NOT_YET = [
-    ("server", "user", '"www"'),
-    ("server", "group", '"www"'),
-    ("server", "pidfile", '"/run/x.pid"'),
     ("limits", "sessions_per_client", "5"),
     ("limits", "sessions_per_client", "false"),
     ("resolver", "nameservers", '["9.9.9.9"]'),

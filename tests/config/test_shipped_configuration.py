@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from geproxy.config import settings
+from geproxy.config import settings, userfile
 from geproxy.config.load import load
 from geproxy.crypto.methods import AES_256_GCM, generate_key
+from geproxy.crypto.password import hash_password
 from tests.support import proxy, socks, targets
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "etc" / "examples").glob("*.conf"))
@@ -91,8 +93,11 @@ def key_file(tmp_path):
 
 
 def beside(key_file, example, *changes):
-    """Copy *example* to its key file; *changes* are pairs of old and new."""
+    """Copy *example* to its key and users files; *changes* are pairs of old and new."""
     text = example.read_text(encoding="utf-8")
+    # The account that the example is for is still to be made; this one every machine has.
+    text = text.replace('user = "geproxy"', 'user = "nobody"')
+    userfile.store(str(key_file.with_name("users")), "alice", hash_password(b"correct horse"))
     for old, new in changes:
         assert text.count(old) == 1, old
         text = text.replace(old, new)
@@ -101,8 +106,8 @@ def beside(key_file, example, *changes):
     return str(copy)
 
 
-def test_there_are_two_examples():
-    assert [path.name for path in EXAMPLES] == ["local.conf", "remote.conf"]
+def test_there_are_three_examples():
+    assert [path.stem for path in EXAMPLES] == ["local", "remote", "shared-server"]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
@@ -110,8 +115,9 @@ def test_an_example_is_sound_and_says_nothing_needless(example, key_file):
     assert load(beside(key_file, example)).warnings == ()
     document = tomllib.loads(example.read_text(encoding="utf-8"))
     for table, entries in document.items():
-        for entry in entries.values():
-            known = settings.settings_of(settings.TABLES[f"{table}.NAME"])
+        named = f"{table}.NAME" in settings.TABLES
+        known = settings.settings_of(settings.TABLES[f"{table}.NAME" if named else table])
+        for entry in entries.values() if named else [entries]:
             assert all(value != known[name].default for name, value in entry.items())
 
 
@@ -122,9 +128,30 @@ def test_an_example_holds_no_secret_and_may_be_read_by_all(example, key_file):
     load(copy)
 
 
+def test_the_example_for_a_shared_server_is_for_root_and_safe_from_others(key_file):
+    found = load(beside(key_file, EXAMPLES[-1]))
+    assert 'user = "geproxy"\n' in re.sub(" +#.*", "", EXAMPLES[-1].read_text(encoding="utf-8"))
+    assert found.server.pidfile.startswith("/run/geproxy/")
+    assert {Path(found.log.target).parent, Path(found.log.access).parent} == {
+        Path("/var/log/geproxy")
+    }
+    for listen in found.listen:
+        assert not listen.url.loopback
+        assert 0 < listen.url.port < 1024, "any user of the host could listen there"
+        assert listen.users is not None
+        assert not listen.open
+
+
+def test_the_example_for_a_shared_server_can_log_to_syslog_as_its_comment_says(key_file):
+    changes = [(f'{key} = "/var/log', f'#{key} = "/var/log') for key in ("target", "access")]
+    changes.append(('#target = "syslog"', 'target = "syslog"'))
+    found = load(beside(key_file, EXAMPLES[-1], *changes))
+    assert found.log == settings.Log(target="syslog")
+
+
 @pytest.mark.slow
 def test_the_examples_carry_a_client_to_its_target(key_file, tmp_path):
-    near, far = EXAMPLES
+    near, far, _ = EXAMPLES
     elsewhere = beside(key_file, far, ("@:8388", "@127.0.0.1:0"))
     with (
         targets.target(targets.echo) as target,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from geproxy.errors import StartError
-from geproxy.observe.log import LEVELS, Log, open_log
+from geproxy.observe.log import LEVELS, Log, open_log, reopen
 
 
 def events(path: Path) -> list[str]:
@@ -135,3 +135,75 @@ def test_an_access_file_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path
         open_log(str(tmp_path / "log"), str(path), "info", "text")
     assert str(caught.value) == f"log.access: cannot open {path}: No such file or directory"
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize(
+    ("target", "access", "files"),
+    [
+        pytest.param("stderr", "", [], id="standard error"),
+        pytest.param("syslog", "", [], id="syslog"),
+        pytest.param("log", "", ["log"], id="a file"),
+        pytest.param("log", "off", ["log"], id="a file alone"),
+        pytest.param("log", "log", ["log"], id="the same file twice"),
+        pytest.param("log", "access", ["log", "access"], id="two files"),
+        pytest.param("stderr", "access", ["access"], id="a file for sessions"),
+    ],
+)
+def test_only_files_are_opened_again(
+    tmp_path: Path, target: str, access: str, files: list[str]
+) -> None:
+    def place(name: str) -> str:
+        return str(tmp_path / name) if name in ("log", "access") else name
+
+    log = open_log(place(target), place(access), "info", "text")
+    assert log.file_paths() == [str(tmp_path / name) for name in files]
+    for name in files:
+        (tmp_path / name).rename(tmp_path / f"{name}.1")
+    before = len(os.listdir("/proc/self/fd"))
+    log.replace_files(reopen(log))
+    assert len(os.listdir("/proc/self/fd")) == before, "the old ones are closed"
+    log.close()
+    assert sorted(os.listdir(tmp_path)) == sorted(files + [f"{name}.1" for name in files])
+
+
+def test_lines_go_to_the_file_that_was_open_when_they_were_said(tmp_path: Path) -> None:
+    log = open_log(str(tmp_path / "log"), str(tmp_path / "access"), "info", "text")
+    log.info("a")
+    log.session(code="ok")
+    for name in ("log", "access"):
+        (tmp_path / name).rename(tmp_path / f"{name}.1")
+    log.info("b")
+    log.replace_files(reopen(log))
+    log.info("c")
+    log.session(code="ok")
+    log.close()
+    assert events(tmp_path / "log.1") == ["info a", "info b"]
+    assert events(tmp_path / "log") == ["info c"]
+    assert events(tmp_path / "access.1") == events(tmp_path / "access") == ["info session.end"]
+
+
+def test_a_file_that_is_opened_again_is_not_for_everyone(tmp_path: Path) -> None:
+    log = open_log(str(tmp_path / "log"), "", "info", "text")
+    (tmp_path / "log").unlink()
+    before = os.umask(0)
+    try:
+        log.replace_files(reopen(log))
+    finally:
+        os.umask(before)
+    log.close()
+    assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o640
+
+
+def test_a_file_that_cannot_be_opened_again_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    log = open_log(str(tmp_path / "log"), str(tmp_path / "access"), "info", "text")
+    for name in ("log", "access"):
+        (tmp_path / name).rename(tmp_path / f"{name}.1")
+    (tmp_path / "access").symlink_to(tmp_path / "elsewhere")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(StartError) as caught:
+        reopen(log)
+    assert str(caught.value) == f"cannot open {tmp_path / 'access'}: it is a symbolic link"
+    assert os.listdir("/proc/self/fd") == before
+    log.info("a")
+    log.close()
+    assert events(tmp_path / "log.1") == ["info a"]
