@@ -1,8 +1,10 @@
 """geproxy, a prefork proxy server.
 
 Usage:
-  geproxy -f FILE [-t]
+  geproxy -f FILE [-d | -t]
   geproxy (--listen URL)... [--via URL]
+  geproxy (reload | stop | quit | reopen) -f FILE
+  geproxy status -f FILE [--json]
   geproxy passwd [--delete] FILE USER
   geproxy keygen METHOD
   geproxy url -f FILE NAME [--qr]
@@ -10,49 +12,59 @@ Usage:
   geproxy --version
 
 Options:
-  -f FILE       Run with this configuration file, in the foreground.
+  -f FILE       Run with this configuration file; without -d in the foreground.
+  -d            Run as a daemon: return once every worker serves, or say why none does.
   -t            Check the configuration, show every error, and leave.
   --listen URL  Run without a file: listen at this URL, such as socks5://127.0.0.1:1080.
                 May be given more than once.
   --via URL     Send all that comes in there through the peer at this URL, such as
                 ss://aes-256-gcm:PASSWORD@relay.example.net:8388.
+  --json        Show the status as JSON.
   --delete      Take USER out of the users file FILE, instead of setting the password.
   --qr          Draw the URI of listener NAME as a QR code, for a telephone to read.
   -h --help     Show this text.
   --version     Show the version.
 
+reload, stop, quit and reopen act on the running daemon through its pidfile, and return when it has
+done so: reload reads the configuration again, stop lets sessions finish for drain_seconds, quit
+does not, reopen opens the log files anew. status shows what it is doing.
+
 keygen prints a random key for a key_file or a URL's ?key=; METHOD is aes-128-gcm, aes-256-gcm or
 chacha20-ietf-poly1305. url prints the ss:// URI that clients of an ss:// listener are given: it
 holds the secret.
 
-Exit status: 0 done; 1 could not run; 2 the command line or the configuration is wrong.
+Exit status: 0 done; 1 could not run; 2 the command line or the configuration is wrong; 3 status
+found it not running.
 """
 
 from __future__ import annotations
 
-import getpass
-import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address
 
 from docopt import DocoptExit, docopt
 
 from geproxy import VERSION
-from geproxy.config import load, ssurl, userfile
-from geproxy.config.outward import outward_address
-from geproxy.config.settings import Listen, Settings
-from geproxy.crypto.methods import generate_key, method_by_name
-from geproxy.crypto.password import hash_password, weakness
-from geproxy.errors import ConfigError, StartError
-from geproxy.process.start import hide_arguments, start
-
-DONE, COULD_NOT_RUN, WRONG = 0, 1, 2
-MAX_PASSWORD_BYTES = 255  # RFC 1929 §2: PLEN is one octet
-BRIGHT_ON_BLACK, PLAIN = "\033[97;40m", "\033[0m"  # console_codes(4)
+from geproxy.commands.control import CONTROLS, control, status
+from geproxy.commands.passwd import passwd
+from geproxy.commands.sharing import keygen, url
+from geproxy.commands.speech import (
+    COULD_NOT_RUN,
+    DONE,
+    WRONG,
+    fail,
+    one_line,
+    read_or_explain,
+    say,
+    silence,
+)
+from geproxy.config import load
+from geproxy.config.settings import Settings
+from geproxy.errors import StartError
+from geproxy.process.start import Start, hide_arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()  # or the interpreter would complain at its very end
     except OSError as error:
-        _silence(1)
+        silence(1)
         return fail(f"cannot write: {error.strerror}", COULD_NOT_RUN)
 
 
@@ -74,184 +86,63 @@ def _main(arguments: Sequence[str] | None) -> int:
     except DocoptExit:
         return fail("this command line is not understood; see geproxy --help", WRONG)
     try:
-        if options["passwd"]:
-            # The launcher has it kill. Here a terminal without echo, or half a file, would stay.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            return passwd(options["FILE"], options["USER"], delete=options["--delete"])
-        if options["keygen"]:
-            return keygen(options["METHOD"])
-        if options["url"]:
-            return url(options["-f"], options["NAME"], qr=options["--qr"])
-        if options["--listen"]:
-            hide_arguments()
-            read = partial(load.from_urls, options["--listen"], options["--via"])
-            return run(read, load.COMMAND_LINE)
-        return run(partial(load.load, options["-f"]), options["-f"], check=options["-t"])
+        return _command(options)
     except KeyboardInterrupt:
         return COULD_NOT_RUN
 
 
-def run(read: Callable[[], Settings], label: str, *, check: bool = False) -> int:
-    """Read the configuration, and serve with it unless it was only to be checked."""
+def _command(options: dict[str, str]) -> int:
+    if options["passwd"]:
+        # The launcher has it kill. Here a terminal without echo, or half a file, would stay.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        return passwd(options["FILE"], options["USER"], delete=bool(options["--delete"]))
+    if options["keygen"]:
+        return keygen(options["METHOD"])
+    if options["url"]:
+        return url(options["-f"], options["NAME"], qr=bool(options["--qr"]))
+    if options["status"]:
+        return status(options["-f"], as_json=bool(options["--json"]))
+    for name in CONTROLS:
+        if options[name]:
+            return control(name, options["-f"])
+    if options["--listen"]:
+        hide_arguments()
+        urls = list(options["--listen"])
+        return run(partial(load.from_urls, urls, options["--via"]), load.COMMAND_LINE)
+    label = options["-f"]
+    # Absolute, for the daemon's directory is another one by the time it reads it again.
+    read = partial(load.load, os.path.abspath(label), label)
+    if options["-t"]:
+        return check(read, label)
+    return run(read, label, daemon=bool(options["-d"]))
+
+
+def check(read: Callable[[], Settings], label: str) -> int:
+    """Say whether the configuration is sound, and all that is not."""
     settings = read_or_explain(read, label)
     if settings is None:
         return WRONG
-    if check:
-        for warning in settings.warnings:
-            say(f"{label}: warning: {warning}")
-        print(f"geproxy: {_one_line(label)}: the configuration is sound")
-        return DONE
+    for warning in settings.warnings:
+        say(f"{label}: warning: {warning}")
+    print(f"geproxy: {one_line(label)}: the configuration is sound")
+    return DONE
+
+
+def run(read: Callable[[], Settings], label: str, *, daemon: bool = False) -> int:
+    """Read the configuration, and serve with it."""
+    settings = read_or_explain(read, label)
+    if settings is None:
+        return WRONG
     # Only now: the other commands start without the weight of gevent.
     from geproxy.process import worker
 
     worker.preload()
+    start = Start(settings, read, worker.main)
     try:
-        return start(settings, read, worker.main)
-    except StartError as error:
+        return start.as_daemon() if daemon else start.in_foreground()
+    except (StartError, OSError) as error:
         return fail(f"{label}: {error}", COULD_NOT_RUN)
 
 
-def read_or_explain(read: Callable[[], Settings], label: str) -> Settings | None:
-    """Read the configuration; where it is wrong, say all that is, and return None."""
-    try:
-        return read()
-    except ConfigError as error:
-        for problem in error.problems:
-            say(f"{label}: {problem}")
-        return None
-
-
-def passwd(path: str, user: str, *, delete: bool) -> int:
-    """Store or delete a user of the users file at *path*."""
-    try:
-        if delete:
-            if not userfile.delete(path, user):
-                return fail(f"{path}: no such user", COULD_NOT_RUN)
-            return DONE
-        userfile.check_user_name(user)
-        password = _read_password()
-        weak = weakness(password, user)
-        if weak is not None:
-            say(f"warning: {weak}")
-        userfile.store(path, user, hash_password(password))
-    except ValueError as error:
-        return fail(str(error), WRONG)
-    except OSError as error:
-        return fail(f"{path}: {error.strerror}", COULD_NOT_RUN)
-    return DONE
-
-
-def _read_password() -> bytes:
-    """Ask twice on a terminal; else take the first line, which a second one must equal.
-
-    Raises ValueError.
-    """
-    if sys.stdin is None:  # closed by whoever started us
-        lines = []
-    elif sys.stdin.isatty():
-        try:
-            first, second = getpass.getpass("Password: "), getpass.getpass("Again: ")
-        except EOFError as error:
-            raise ValueError("no password was given") from error
-        lines = [os.fsencode(first), os.fsencode(second)]
-    else:
-        lines = sys.stdin.buffer.read().splitlines()
-    if not lines or not lines[0]:
-        raise ValueError("the password is empty; give it on the first line of standard input")
-    if len(lines[0]) > MAX_PASSWORD_BYTES:
-        raise ValueError(f"a password has at most {MAX_PASSWORD_BYTES} bytes (RFC 1929)")
-    if len(lines) > 1 and lines[1] != lines[0]:
-        raise ValueError("the two passwords differ")
-    return lines[0]
-
-
-def keygen(name: str) -> int:
-    """Print a random key for the cipher *name*."""
-    try:
-        method = method_by_name(name)
-    except ValueError as error:
-        return fail(str(error), WRONG)
-    print(generate_key(method))
-    return DONE
-
-
-def url(path: str, name: str, *, qr: bool) -> int:
-    """Print what a client is given to reach listener *name*: a URI, or a drawing of it."""
-    settings = read_or_explain(partial(load.load, path), path)
-    if settings is None:
-        return WRONG
-    listen = next((listen for listen in settings.listen if listen.name == name), None)
-    if listen is None:
-        known = ", ".join(listen.name for listen in settings.listen)
-        return fail(f"{path}: no such listener; there are {known}", WRONG)
-    key = f"{path}: listen.{name}.url"
-    if listen.url.sealing is None:
-        return fail(f"{key}: only an ss:// listener has a URI to give to clients", WRONG)
-    if listen.url.port == 0:
-        return fail(f"{key}: port 0 is another one at every start; clients need a fixed one", WRONG)
-    host = _host_of(listen, key)
-    if host is None:
-        return fail(f"{key}: this host has no address towards the outside", COULD_NOT_RUN)
-    uri = ssurl.write(listen.url.sealing, host, listen.url.port, name)
-    if qr:
-        return _draw(uri)
-    print(uri)
-    return DONE
-
-
-def _host_of(listen: Listen, key: str) -> IPv4Address | IPv6Address | None:
-    """Choose the address for clients; a chosen one is told, for they may need a public name."""
-    wildcards = listen.url.wildcards
-    if not wildcards:
-        return listen.url.addresses[0]
-    host = outward_address(wildcard.version for wildcard in wildcards)
-    if host is not None:
-        say(f"{key}: names no host; {host} is ours towards the outside, clients may need another")
-    return host
-
-
-def _draw(uri: str) -> int:
-    """Show *uri* as a QR code, bright on black whatever the terminal's colours are."""
-    try:
-        import segno  # here: nothing else needs it
-    except ImportError:
-        return fail("--qr needs segno; run: pip install segno", COULD_NOT_RUN)
-    try:
-        code = segno.make_qr(uri)
-    except segno.DataOverflowError:
-        return fail("the URI is too long for a QR code; print it without --qr", COULD_NOT_RUN)
-    drawing = io.StringIO()
-    code.terminal(drawing, compact=True)
-    before, after = "", ""
-    if sys.stdout is not None and sys.stdout.isatty():
-        before, after = BRIGHT_ON_BLACK, PLAIN
-    try:
-        for line in drawing.getvalue().splitlines():
-            print(f"{before}{line}{after}")
-    except UnicodeEncodeError:
-        return fail("a QR code is drawn in UTF-8, which is not the locale's", COULD_NOT_RUN)
-    return DONE
-
-
-def say(text: str) -> None:
-    """Say something about the work, on one line of standard error."""
-    try:
-        print(f"geproxy: {_one_line(text)}", file=sys.stderr)
-    except OSError:
-        _silence(2)
-
-
-def fail(text: str, status: int) -> int:
-    """Say what went wrong; returns *status*."""
-    say(text)
-    return status
-
-
-def _one_line(text: str) -> str:
-    """Escape what does not print, such as the line's end in the name of a file."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-def _silence(descriptor: int) -> None:
-    """Have what could not be written go nowhere, before the interpreter tries again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from geproxy.config.settings import Listen, Settings, Via
+from geproxy.crypto import aead
 from geproxy.crypto.password import dummy_hash
 from geproxy.inbound.shadowsocks import ShadowsocksInbound
 from geproxy.inbound.socks5 import Socks5Inbound
@@ -73,6 +74,7 @@ class Site:
         """Use once what is loaded lazily, while files can still be opened."""
         self._resolver.exercise()
         self._hashes.exercise(lambda: dummy_hash().verify(b""))
+        aead.exercise()
 
 
 def _socks5_inbound(listen: Listen, site: Site) -> Inbound:

@@ -42,14 +42,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("crypto", "wire", "config", "observe", "state", "net", "policy", "inbound", "outbound"),
         *("relay", "session", *WORDS),
     ),
-    "process": (*("process", *WORDS, "config", "observe.log", "state.shared", "net.sockopt"),),
+    "process": (
+        *("process", *WORDS, "VERSION", "config", "observe.log", "state.shared", "net.sockopt"),
+    ),
     "process.worker": ("process", "site", "session", "config", "observe", "net", "state", *WORDS),
-    "cli": ("VERSION", "config", "crypto", "process", "errors"),
+    "commands": ("commands", "config", "crypto", "process", "errors"),
+    "cli": ("VERSION", "commands", "config", "process", "errors"),
 }
 
 # Names that are inside what the table allows, and are not allowed all the same.
 EXCEPT: dict[str, tuple[str, ...]] = {
     "process": ("process.worker",),  # its main comes as a callable
+    "commands": ("process.worker",),  # none of them serves
 }
 
 # What each room may import from outside the standard library.
@@ -59,7 +63,8 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "net": ("gevent", "greenlet"),
     "process": ("setproctitle",),
     "process.worker": ("setproctitle",),
-    "cli": ("docopt", "segno"),
+    "commands.sharing": ("segno",),
+    "cli": ("docopt",),
 }
 
 SIBLINGS = ("inbound", "policy", "outbound", "relay")

@@ -133,6 +133,13 @@ def users_in(path: Path) -> dict[str, PasswordHash]:
         pytest.param([], id="nothing"),
         pytest.param(["-f"], id="-f without a file"),
         pytest.param(["-t"], id="-t alone"),
+        pytest.param(["-d"], id="-d alone"),
+        pytest.param(["-f", "a", "-d", "-t"], id="a daemon and a check"),
+        pytest.param(["--listen", "b", "-d"], id="a daemon without a file"),
+        pytest.param(["status"], id="status without a file"),
+        pytest.param(["stop", "-f", "a", "--json"], id="a stop in JSON"),
+        pytest.param(["reload", "stop", "-f", "a"], id="two commands"),
+        pytest.param(["stop", "-f", "a", "-d"], id="a stop as a daemon"),
         pytest.param(["-f", "a", "b"], id="a word too many"),
         pytest.param(["--listen"], id="--listen without a URL"),
         pytest.param(["-f", "a", "--listen", "b"], id="a file and a URL"),
@@ -217,6 +224,43 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason(
         (here / "a.conf").write_bytes(content)
     for more in ([], ["-t"]):
         shell.run("-f", "a.conf", *more).fails(2, "geproxy: a.conf: ", text)
+
+
+CONTROLS = ["reload", "stop", "quit", "reopen", "status"]
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize(
+    ("content", "status", "text"),
+    [
+        pytest.param(None, 2, "a.conf: cannot be read: No such file", id="no file"),
+        pytest.param('pidfile = "pid"\nlisten = [', 1, "not running", id="a broken file"),
+        pytest.param('[server]\npidfile = "\\u0000"', 2, "server.pidfile: ", id="a NUL in it"),
+        pytest.param('[server]\npidfile = "pid"\n', 1, "a.conf: not running", id="no daemon"),
+        pytest.param('[server]\npidfile = "."\n', 1, "a.conf: not running", id="a directory"),
+        pytest.param('[server]\npidfile = "link"\n', 1, "link: Too many levels", id="a link"),
+        pytest.param('[server]\npidfile = "a.conf/x"\n', 1, "Not a directory", id="no directory"),
+    ],
+)
+def test_a_daemon_that_is_not_there_is_told_in_one_line(
+    shell: Shell, here: Path, name: str, content: str | None, status: int, text: str
+) -> None:
+    if content is not None:
+        (here / "a.conf").write_text(content)
+    (here / "link").symlink_to("a.conf")
+    if name == "status" and "not running" in text:
+        status = 3
+    result = shell.run(name, "-f", "a.conf")
+    result.fails(status, text)
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("letters", [["-d", "-f", "a.conf"], ["-f", "a.conf", "-d"]])
+def test_a_daemon_with_a_wrong_configuration_does_not_start(
+    shell: Shell, here: Path, letters: list[str]
+) -> None:
+    (here / "a.conf").write_text(TEN_FAULTS)
+    assert shell.run(*letters).err == shell.run("-f", "a.conf", "-t").err != ""
 
 
 def test_a_directory_is_no_configuration(shell: Shell) -> None:

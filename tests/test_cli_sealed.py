@@ -15,6 +15,7 @@ import pytest
 import segno
 
 from geproxy import cli
+from geproxy.commands import sharing
 from geproxy.config import outward
 from geproxy.config.load import load
 from geproxy.config.url import parse_peer_url
@@ -106,7 +107,7 @@ def test_url_holds_the_password_of_a_file(conf, run, tmp_path):
 )
 def test_url_of_every_address_has_ours_and_says_so(host, versions, conf, run, monkeypatch):
     asked = []
-    monkeypatch.setattr(cli, "outward_address", lambda wanted: asked.extend(wanted) or OURS)
+    monkeypatch.setattr(sharing, "outward_address", lambda wanted: asked.extend(wanted) or OURS)
     conf(f'[listen.a]\nurl = "ss://aes-128-gcm:{SECRET}@{host}:1"\n')
     status, (uri,), (hint,) = run("url", "-f", "geproxy.conf", "a")
     assert (status, asked) == (0, versions)
@@ -163,7 +164,7 @@ def test_our_address_is_where_routes_to_the_outside_start(ours, expected, monkey
 
 
 def test_without_any_address_url_gives_up(conf, run, monkeypatch):
-    monkeypatch.setattr(cli, "outward_address", lambda versions: None)
+    monkeypatch.setattr(sharing, "outward_address", lambda versions: None)
     conf(f'[listen.a]\nurl = "ss://aes-128-gcm:{SECRET}@:1"\n')
     status, out, (told,) = run("url", "-f", "geproxy.conf", "a")
     assert (status, out) == (1, [])

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from Crypto.Cipher import AES, ChaCha20_Poly1305
 
-from geproxy.crypto.methods import CHACHA20_POLY1305, Method
+from geproxy.crypto.methods import CHACHA20_POLY1305, METHODS, Method
 
 # Fixed by the specification (SIP004)
 NONCE_BYTES = 12
@@ -89,3 +89,12 @@ def make_aead(method: Method, subkey: bytes) -> Aead:
     if not FAST:
         return TwinAead(method, subkey)
     return ChaCha20Poly1305(subkey) if method is CHACHA20_POLY1305 else AESGCM(subkey)
+
+
+def exercise() -> None:
+    """Seal and open once with each cipher: the libraries load parts of themselves at first use."""
+    for method in METHODS.values():
+        aead = make_aead(method, bytes(method.key_bytes))
+        sealed = bytearray(TAG_BYTES)
+        aead.encrypt_into(bytes(NONCE_BYTES), b"", None, memoryview(sealed))
+        aead.decrypt_into(bytes(NONCE_BYTES), sealed, None, memoryview(bytearray()))

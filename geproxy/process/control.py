@@ -7,9 +7,13 @@ when the other dies, however it dies.
 from __future__ import annotations
 
 import enum
+import os
 import socket
+from collections.abc import Sequence
+from typing import NamedTuple
 
 MAX_MESSAGE_BYTES = 1024
+MAX_DESCRIPTORS = 2  # the log and the access log
 
 
 class Verb(enum.Enum):
@@ -23,6 +27,15 @@ class Verb(enum.Enum):
     SERVE = "serve"
     DRAIN = "drain"  # with seconds; inf is without limit
     QUIT = "quit"
+    REOPEN = "reopen"  # with the descriptors of the log's files
+
+
+class Message(NamedTuple):
+    """What was said."""
+
+    verb: Verb
+    argument: str
+    descriptors: list[int]  # the receiver's own
 
 
 class Control:
@@ -42,28 +55,35 @@ class Control:
         """The descriptor, to wait on; -1 once closed."""
         return self._socket.fileno()
 
-    def send(self, verb: Verb, argument: str = "") -> None:
-        """Say something; to a side that has died it is lost, which its death tells already."""
+    def send(self, verb: Verb, argument: str = "", descriptors: Sequence[int] = ()) -> None:
+        """Say something, and hand over copies of *descriptors*.
+
+        To a side that has died it is lost, which its death tells already.
+        """
         message = f"{verb.value} {argument}".encode("utf-8", "replace")[:MAX_MESSAGE_BYTES]
         try:
-            self._socket.send(message, socket.MSG_NOSIGNAL)
+            socket.send_fds(self._socket, [message], descriptors, socket.MSG_NOSIGNAL)
         except OSError:
             pass
 
-    def receive(self) -> tuple[Verb, str] | None:
+    def receive(self) -> Message | None:
         """Take the next message.
 
         None: the other side is gone, or no longer makes sense. BlockingIOError: nothing there.
         """
         try:
-            message = self._socket.recv(MAX_MESSAGE_BYTES)
+            message, descriptors, _, _ = socket.recv_fds(
+                self._socket, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS
+            )
         except ConnectionResetError:
             return None
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # recv_fds passes no flags on (Python 3.11)
         if not message:
             return None
         verb, _, argument = message.decode("utf-8", "replace").partition(" ")
         try:
-            return Verb(verb), argument
+            return Message(Verb(verb), argument, descriptors)
         except ValueError:
             return None
 

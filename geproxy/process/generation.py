@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from geproxy.config.settings import Settings
 from geproxy.observe.log import Log
 from geproxy.process.control import Verb
-from geproxy.process.listeners import Lent
+from geproxy.process.listeners import Lent, address_of
 from geproxy.process.spawn import Child, Throttle
 
 # Chosen here
@@ -45,6 +45,12 @@ class Generation:
     def ready(self) -> bool:
         """True when every worker has said so."""
         return all(child.ready for child in self.children) and len(self.children) == self.wanted
+
+    def addresses(self) -> dict[str, list[str]]:
+        """Where each listener listens."""
+        return {
+            name: [str(address_of(sock)) for sock in socks] for name, socks in self.lent.items()
+        }
 
     def tell(self, verb: Verb, argument: str = "") -> None:
         """Say the same to all."""
@@ -80,8 +86,15 @@ def drain(child: Child, seconds: float) -> None:
 
 
 def kill(child: Child, number: signal.Signals) -> None:
-    """Send a signal to a child that has not been reaped, so the pid is its own still."""
-    os.kill(child.pid, number)
+    """Send a signal to a child that has not been reaped, so the pid is its own still.
+
+    A master without CAP_KILL may not: the worker is another user's. Then its line is cut, which
+    tells it to leave if it can hear at all.
+    """
+    try:
+        os.kill(child.pid, number)
+    except PermissionError:
+        child.control.close()
 
 
 class Watch:

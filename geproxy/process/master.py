@@ -7,15 +7,19 @@ It serves nobody, starts no thread and never calls gevent, so that a fork copies
 from __future__ import annotations
 
 import gc
+import os
 import select
 import signal
 import time
 from collections.abc import Callable
 
+from geproxy import VERSION
 from geproxy.config.settings import WORKERS_MAX, Settings
 from geproxy.errors import ConfigError, StartError
 from geproxy.observe.log import Log
+from geproxy.process.about import About
 from geproxy.process.generation import KILL_AFTER_SECONDS
+from geproxy.process.notify import notify_ready, notify_reloading, notify_stopping
 from geproxy.process.succession import Succession, WorkerMain
 from geproxy.process.wakeup import Wakeup
 
@@ -36,9 +40,12 @@ class Master:
         self._load = load
         self._open_log = open_log
         self._worker_main = worker_main
+        self.on_ready: Callable[[], None] | None = None  # called once, when every worker serves
+        self.forgets: list[Callable[[], None]] = []  # what a child does with what is ours alone
+        self._about = About()
         self._wakeup = Wakeup((*ACTIONS, signal.SIGCHLD))
-        for later in (signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(later, signal.SIG_IGN)  # not in this version, and no reason to die
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # not in this version, no reason to die
+        self._served = False
         self._reload_again = False
         self._stop_by: float | None = None  # when what still runs is killed; None: not stopping
 
@@ -46,7 +53,9 @@ class Master:
         """Serve until a signal ends it. Returns the exit status. Raises StartError."""
         gc.freeze()  # what is here now stays for ever: no collection copies its pages in a child
         self._settings = settings
-        self._workers = Succession(self._worker_main, self._wakeup.close, log)
+        self._workers = Succession(self._worker_main, self._forget, self._decided, log)
+        self._about.tell(pid=os.getpid(), version=VERSION, started=time.time())
+        self._about.tell(reloads_begun=0, reloads_ended=0, reopens=0, problems=[])
         warn(settings, log)
         try:
             self._workers.propose(settings, log)
@@ -83,6 +92,29 @@ class Master:
                     poll.register(child.control, select.POLLIN)
         poll.poll((BUSY_TURN_SECONDS if self._workers.busy else TURN_SECONDS) * 1000)
 
+    def _decided(self, reason: str) -> None:
+        """A candidate serves, or does not for a *reason*."""
+        current = self._workers.current
+        if current is not None and not reason:
+            self._about.tell(config=current.settings.file, listeners=current.addresses())
+        notify_ready()
+        if not self._served:
+            self._served = True
+            if self.on_ready is not None:
+                self.on_ready()
+        else:
+            self._end_reload([reason] if reason else [])
+
+    def _forget(self) -> None:
+        self._wakeup.close()
+        self._about.forget()
+        for forget in self.forgets:
+            forget()
+
+    def _end_reload(self, problems: list[str]) -> None:
+        self._about.tell(problems=problems)
+        self._about.count("reloads_ended")
+
     # -- what signals ask for ------------------------------------------------------------------
 
     def reload(self) -> None:
@@ -93,6 +125,8 @@ class Master:
             self._reload_again = True  # however many come now, one reload follows
             return
         log = self._workers.log
+        self._about.count("reloads_begun")
+        notify_reloading()
         try:
             settings = self._load()
             log.info("reload.start", config=settings.file)
@@ -101,10 +135,20 @@ class Master:
         except ConfigError as error:
             for problem in error.problems:
                 log.error("reload.fail", key=problem.key or None, reason=problem.text)
+            self._end_reload([str(problem) for problem in error.problems])
+            notify_ready()
         except StartError as error:
             log.error("reload.fail", reason=str(error))
+            self._end_reload([str(error)])
+            notify_ready()
 
     def _propose(self, settings: Settings) -> None:
+        if settings.server.pidfile != self._settings.server.pidfile:
+            self._workers.log.warning(
+                "config.warning",
+                key="server.pidfile",
+                reason="a reload keeps the pidfile; restart to change it",
+            )
         log = self._open_log(settings)
         try:
             self._workers.propose(settings, log)
@@ -120,6 +164,7 @@ class Master:
         current = self._workers.current
         settings = current.settings if current is not None else self._settings
         seconds = settings.server.drain_seconds
+        notify_stopping()
         self._workers.log.info("stop", drain_seconds=seconds)
         self._workers.retire()
         self._workers.drain(seconds)
@@ -127,10 +172,23 @@ class Master:
 
     def quit(self) -> None:
         """QUIT: end every session now."""
+        if self._stop_by is None:
+            notify_stopping()
         self._workers.log.info("quit")
         self._workers.retire()
         self._workers.quit()
         self._stop_by = time.monotonic() + KILL_AFTER_SECONDS
+
+    def reopen(self) -> None:
+        """USR1: the log files are opened again under their names."""
+        try:
+            self._workers.reopen()
+            self._workers.log.info("log.reopen")
+            self._about.tell(problems=[])
+        except StartError as error:
+            self._workers.log.error("reopen.fail", reason=str(error))
+            self._about.tell(problems=[str(error)])
+        self._about.count("reopens")
 
     def grow(self) -> None:
         """TTIN: one worker more."""
@@ -147,6 +205,9 @@ class Master:
 
 def warn(settings: Settings, log: Log) -> None:
     """Log what works in the configuration and should not stay."""
+    if os.geteuid() == 0 and settings.account is None:
+        reason = "workers run as root; name an account for them"
+        log.warning("config.warning", key="server.user", reason=reason)
     for problem in settings.warnings:
         log.warning("config.warning", key=problem.key, reason=problem.text)
 
@@ -156,6 +217,7 @@ ACTIONS: dict[signal.Signals, Callable[[Master], None]] = {
     signal.SIGINT: Master.stop,
     signal.SIGQUIT: Master.quit,
     signal.SIGHUP: Master.reload,
+    signal.SIGUSR1: Master.reopen,
     signal.SIGTTIN: Master.grow,
     signal.SIGTTOU: Master.shrink,
 }

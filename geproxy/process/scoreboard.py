@@ -11,6 +11,8 @@ import os
 import time
 from dataclasses import dataclass
 
+NAME = "geproxy-scoreboard"
+
 # Chosen here
 SLOTS = 1024  # 64 workers through 16 reloads whose old sessions never end: 64 KiB in all
 FIELDS = ("pid", "number", "beat_ns", "sessions", "served", "up_bytes", "down_bytes", "spare")
@@ -66,7 +68,7 @@ class Scoreboard:
     """All slots. The master makes it before the first fork; workers inherit it."""
 
     def __init__(self) -> None:
-        self.descriptor = os.memfd_create("geproxy-scoreboard", os.MFD_CLOEXEC)
+        self.descriptor = os.memfd_create(NAME, os.MFD_CLOEXEC)
         os.ftruncate(self.descriptor, SLOTS * SLOT_BYTES)
         memory = mmap.mmap(self.descriptor, SLOTS * SLOT_BYTES)
         words = memoryview(memory).cast("Q")
@@ -76,3 +78,11 @@ class Scoreboard:
     def take(self) -> Slot | None:
         """Find a free slot; None when so many workers live that there is none."""
         return next((slot for slot in self._slots if slot.free), None)
+
+
+def read(data: bytes) -> list[Reading]:
+    """The slots that are taken, from a copy of the memory, in the order of the workers."""
+    words = memoryview(data).cast("Q")
+    size = len(FIELDS)
+    readings = [Reading(*words[i : i + size]) for i in range(0, len(words), size)]
+    return sorted((one for one in readings if one.pid), key=lambda one: (one.number, one.pid))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -14,19 +15,15 @@ from dataclasses import dataclass
 
 from geproxy.config.settings import Settings
 from geproxy.errors import StartError
-from geproxy.observe.log import Log
+from geproxy.observe.log import Log, reopen
 from geproxy.process.control import Control, Verb
 from geproxy.process.generation import READY_SECONDS, Generation, Watch, kill
 from geproxy.process.limits import fitted
 from geproxy.process.listeners import Lent, ListeningSockets, address_of
+from geproxy.process.salts import Salts
 from geproxy.process.scoreboard import Scoreboard, Slot
 from geproxy.process.spawn import Child, describe, reap, spawn
-from geproxy.state.shared import SharedMemory
 from geproxy.terms import Store
-
-# Chosen here
-# Per listener: 17 MiB, touched as they fill. A connection spends two, its client's and our own.
-SALTS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +45,25 @@ WorkerMain = Callable[[Assignment], int]  # returns the exit status
 class Succession:
     """Every worker of one master, in generations, and the sockets that they share."""
 
-    def __init__(self, worker_main: WorkerMain, forget: Callable[[], None], log: Log) -> None:
-        """*forget* gives back, in a child, what is the master's alone."""
+    def __init__(
+        self,
+        worker_main: WorkerMain,
+        forget: Callable[[], None],
+        decided: Callable[[str], None],
+        log: Log,
+    ) -> None:
+        """*forget* gives back, in a child, what is the master's alone; *decided* hears what became
+        of each candidate: "" when it serves now, else why it does not.
+        """
         self.log = log  # of the configuration in force
+        self._decided = decided
         self.current: Generation | None = None
         self.candidate: Generation | None = None
         self._old: list[Generation] = []
         self._worker_main = worker_main
         self._forget = forget
         self._sockets = ListeningSockets()
-        self._salts: dict[str, SharedMemory] = {}  # of sealed listeners; they outlive a reload
+        self._salts = Salts()
         self._scoreboard = Scoreboard()
         self._watch = Watch()
 
@@ -75,9 +81,7 @@ class Succession:
         candidate = Generation(settings, log, lent, self._bear, settings.server.worker_count)
         self.candidate = candidate
         try:
-            for listen in settings.listen:
-                if listen.secret is not None and listen.name not in self._salts:
-                    self._salts[listen.name] = SharedMemory(f"geproxy-salts-{listen.name}", SALTS)
+            self._salts.open(settings.listen)
             candidate.start()
         except OSError as error:
             self._dismiss()
@@ -100,7 +104,7 @@ class Succession:
             self._sockets.close_others(generation.settings.listen)
             settings, lent, log = generation.settings, generation.lent, generation.log
             return self._worker_main(
-                Assignment(number, settings, lent, log, control, slot, self._salts)
+                Assignment(number, settings, lent, log, control, slot, self._salts.by_listener)
             )
 
         return spawn(main, number, slot)
@@ -124,7 +128,7 @@ class Succession:
             if message is None:
                 child.control.close()  # it is dead or dying; its status comes with SIGCHLD
                 return
-            verb, argument = message
+            verb, argument = message.verb, message.argument
             if verb is Verb.READY:
                 self._greet(generation, child)
             elif verb is Verb.FAILED:
@@ -224,9 +228,7 @@ class Succession:
             self._old.append(before)
             for endpoint in self._sockets.close_others(candidate.settings.listen):
                 self.log.info("listen.stop", address=endpoint)
-        sealed = {listen.name for listen in candidate.settings.listen if listen.secret is not None}
-        for name in self._salts.keys() - sealed:
-            self._salts.pop(name).close()  # workers that still finish have copies of their own
+        self._salts.close_others(candidate.settings.listen)
         known = before.settings.listen if before is not None else ()
         for listen in candidate.settings.listen:
             if not any(listen.name == old.name and listen.url == old.url for old in known):
@@ -234,6 +236,7 @@ class Succession:
                     self.log.info("listen.start", listen=listen.name, address=address_of(sock))
         event = "ready" if before is None else "reload.done"
         self.log.info(event, workers=candidate.wanted, config=candidate.settings.file)
+        self._decided("")
 
     def _reject(self, reason: str) -> None:
         """The candidate ends before it has served; what served before it goes on."""
@@ -242,6 +245,7 @@ class Succession:
             raise StartError(reason)
         candidate.log.close()
         self.log.error("reload.fail", reason=reason)
+        self._decided(reason)
 
     def _dismiss(self) -> Generation:
         candidate, self.candidate = self.candidate, None
@@ -252,6 +256,21 @@ class Succession:
         self._old.append(candidate)
         self._sockets.close_others(self.current.settings.listen if self.current else ())
         return candidate
+
+    def reopen(self) -> None:
+        """Have every worker, and ourselves, write to the log files' names again.
+
+        We open them: a worker that has dropped its privileges could not. Raises StartError.
+        """
+        for generation in self.generations():
+            descriptors = reopen(generation.log)
+            for child in generation.children:
+                child.control.send(Verb.REOPEN, "", descriptors)
+            if generation.log is self.log:
+                self.log.replace_files(descriptors)
+            else:
+                for descriptor in descriptors:
+                    os.close(descriptor)
 
     def retire(self) -> None:
         """Nobody is replaced any more, and nobody new can connect."""

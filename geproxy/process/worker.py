@@ -32,6 +32,7 @@ from geproxy.net.greenlets import (
 from geproxy.net.stream import SocketStream
 from geproxy.process.control import Verb
 from geproxy.process.listeners import address_of
+from geproxy.process.privileges import prepare, settle
 from geproxy.process.succession import Assignment
 from geproxy.session import serve
 from geproxy.site import Site
@@ -43,6 +44,8 @@ FAREWELL_SECONDS = 1.0  # for sessions that were told to end
 LEAVING_LOOK_SECONDS = 60.0  # a timer takes no inf
 COMPLAINT_SECONDS = 1.0  # between two lines about the same shortage
 
+STDERR = 2
+
 
 def preload() -> None:
     """Hold the process that forks to its promise, once this module and all it needs is loaded."""
@@ -53,10 +56,12 @@ def main(assignment: Assignment) -> int:
     """Be a worker until told to leave. Returns the exit status."""
     _set_title(assignment.number, 0)
     _die_with_a_word()
+    prepare(assignment.settings.account)
     loop = prepare_loop()
     listening = [address_of(sock) for sockets in assignment.lent.values() for sock in sockets]
     site = Site(assignment.settings, listening, assignment.log, assignment.salts)
     site.exercise()
+    settle(assignment.settings.account)
     assignment.log.debug("worker.start", worker=assignment.number, loop=loop)
     worker = Worker(assignment, site)
     signal.signal(signal.SIGTERM, worker.asked_to_leave)
@@ -115,13 +120,15 @@ class Worker:
             if message is None:  # the master is dead: nobody new, and the usual time for the rest
                 self._drain(self._assignment.settings.server.drain_seconds)
                 return
-            verb, argument = message
+            verb, argument = message.verb, message.argument
             if verb is Verb.SERVE:
                 self._accept()
             elif verb is Verb.DRAIN:
                 self._drain(float(argument))
             elif verb is Verb.QUIT:
                 self._drain(-1.0)
+            elif verb is Verb.REOPEN:
+                self._assignment.log.replace_files(message.descriptors)
 
     def asked_to_leave(self, number: int, frame: FrameType | None) -> None:
         """TERM to this worker alone: the master puts another in its place while it drains."""
@@ -215,4 +222,4 @@ def _die_with_a_word() -> None:
         os._exit(128 + signal.SIGABRT)
 
     signal.signal(signal.SIGABRT, speak)
-    faulthandler.enable()
+    faulthandler.enable(STDERR)  # by number: sys.stderr is None for who started us without one

@@ -65,7 +65,8 @@ def nursery() -> Iterator[Nursery]:
 def message_from(child: Child) -> tuple[Verb, str] | None:
     """What the child says next."""
     assert select.select([child.control], [], [], WAIT_SECONDS)[0], "the child says nothing"
-    return child.control.receive()
+    message = child.control.receive()
+    return None if message is None else message[:2]
 
 
 def bury(child: Child) -> int:
