@@ -21,6 +21,8 @@ import pytest
 from docopt import docopt
 
 from geproxy import VERSION, cli, errors
+from geproxy.commands import speech
+from geproxy.commands.control import CONTROLS
 from geproxy.config import settings, url, userfile
 from geproxy.config.load import load
 from geproxy.config.sealing import STRONG_BITS
@@ -38,8 +40,12 @@ from geproxy.net.forward import HEAD_SECONDS
 from geproxy.observe.log import LEVELS, open_log
 from geproxy.observe.record import Record
 from geproxy.policy import ranges
+from geproxy.process.generation import READY_SECONDS
 from geproxy.process.master import ACTIONS
-from geproxy.process.succession import SALTS
+from geproxy.process.pidfile import PIDFILE_MODE
+from geproxy.process.remote import STOP_EXTRA_SECONDS
+from geproxy.process.salts import SALTS
+from geproxy.process.start import DAEMON_PIDFILE, UMASK
 from geproxy.session import report
 from geproxy.terms import Endpoint, plain_address
 from geproxy.wire.socks5 import Rep
@@ -196,6 +202,11 @@ def make_files(folder: Path) -> None:
         (folder / name).write_text(f"{generate_key(method)}\n", encoding="utf-8")
 
 
+def with_an_account_of_every_machine(text: str) -> str:
+    """The same configuration for workers that become nobody: geproxy is still to be made."""
+    return text.replace('user = "geproxy"', 'user = "nobody"')
+
+
 # -- the command line --------------------------------------------------------------------------
 
 
@@ -228,7 +239,8 @@ def test_the_manual_explains_every_option_and_no_other():
 
 def test_the_manual_explains_every_subcommand_and_no_other():
     usage = cli.__doc__.partition("Usage:\n")[2].partition("\n\n")[0]
-    subcommands = set(re.findall(r"^  geproxy ([a-z]+)", usage, flags=re.M))
+    subcommands = set(re.findall(r"^  geproxy ([a-z]+)", usage, flags=re.M)) | set(CONTROLS)
+    assert f"geproxy ({' | '.join(CONTROLS)}) -f FILE\n" in usage
     heads = entries(section(PROGRAM_PAGE, "DESCRIPTION"))
     assert {head.split()[1] for head in heads if head.startswith("Cm ")} == subcommands
 
@@ -250,7 +262,8 @@ def test_every_command_shown_is_one_that_the_program_understands(line):
     ],
 )
 def test_every_exit_status_is_told(told):
-    assert told == [cli.DONE, cli.COULD_NOT_RUN, cli.WRONG]
+    statuses = [speech.DONE, speech.COULD_NOT_RUN, speech.WRONG, speech.STATUS_NOT_RUNNING]
+    assert told == statuses
 
 
 # -- settings ----------------------------------------------------------------------------------
@@ -359,9 +372,10 @@ CONFIGURATIONS = [
 
 @pytest.mark.parametrize("text", CONFIGURATIONS)
 def test_every_configuration_shown_is_sound(text, tmp_path):
-    if "[listen.lan]" in text and "[listen.socks]" not in text:  # said to go into the shipped one
+    if text.startswith("[listen.lan]"):  # said to go into the shipped one
         text = (ROOT / "etc" / "geproxy.conf").read_text(encoding="utf-8") + text
     make_files(tmp_path)
+    text = with_an_account_of_every_machine(text)
     (tmp_path / "geproxy.conf").write_text(text, encoding="utf-8")
     found = load(str(tmp_path / "geproxy.conf"))
     assert found.warnings == ()
@@ -447,6 +461,28 @@ def test_numbers_of_the_manual_are_those_of_the_code(title, fact):
     assert fact in flat(section(SETTINGS_PAGE, title, "Ss"))
 
 
+@pytest.mark.parametrize(
+    ("page", "title", "fact"),
+    [
+        pytest.param(
+            PROGRAM_PAGE,
+            "DESCRIPTION",
+            f"still {STOP_EXTRA_SECONDS:g} seconds after drain_seconds",
+            id="how long stop waits",
+        ),
+        pytest.param(
+            PROGRAM_PAGE, "SIGNALS", f"ready within {READY_SECONDS:g} seconds", id="ready in time"
+        ),
+        pytest.param(PROGRAM_PAGE, "FILES", DAEMON_PIDFILE, id="the daemon's pidfile"),
+        pytest.param(PROGRAM_PAGE, "SECURITY CONSIDERATIONS", f"(umask {UMASK:03o})", id="umask"),
+        pytest.param(SETTINGS_PAGE, "DESCRIPTION", DAEMON_PIDFILE, id="the default of pidfile"),
+        pytest.param(SETTINGS_PAGE, "DESCRIPTION", f"mode {PIDFILE_MODE:04o}", id="its mode"),
+    ],
+)
+def test_numbers_about_the_daemon_are_those_of_the_code(page, title, fact):
+    assert fact in flat(section(page, title))
+
+
 # The flags of main.go, go-shadowsocks2 e1fe9ea.
 GO_SHADOWSOCKS2 = (
     *("verbose", "cipher", "key", "keygen", "password", "s", "c", "socks", "u", "redir", "redir6"),
@@ -492,7 +528,7 @@ def test_what_readme_says_in_their_place_is_understood(row, tmp_path):
             docopt(cli.__doc__, line.split()[1:], default_help=False)
     # A setting is shown behind its table, or behind another one of it.
     lines = [re.sub(r"^(\[.*?\]) ", r"\1\n", line) for line in shown if " = " in line]
-    text = "\n".join(lines).replace("FILE", "file")
+    text = with_an_account_of_every_machine("\n".join(lines)).replace("FILE", "file")
     if "[via.NAME]" in text and "url" not in text:
         text += '\nurl = "ss://aes-256-gcm@relay.example.net"'
     if 'via = "NAME"' in text:
@@ -618,6 +654,7 @@ def test_every_make_target_shown_exists():
         for line in lines
         if line.startswith("make ")
         for word in line.partition("#")[0].split()[1:]
+        if "=" not in word
     }
     targets = set(re.findall(r"^([a-z]+):", MAKEFILE, flags=re.M))
     assert {"run", "test"} <= shown <= targets
