@@ -23,7 +23,7 @@ TEN_MISTAKES = """
 [server]
 workers = 0
 drain_seconds = "long"
-user = "nobody"
+user = "no-such-user"
 [log]
 level = "loud"
 colour = true

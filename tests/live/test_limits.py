@@ -206,9 +206,10 @@ def test_a_dial_without_a_descriptor_is_rep_1(tmp_path: Path) -> None:
     ):
         tunnel.log_in()
         (pid,) = proxy.workers()
-        used = len(os.listdir(f"/proc/{pid}/fd"))
+        used = {int(entry) for entry in os.listdir(f"/proc/{pid}/fd")}
+        free = min(set(range(len(used) + 1)) - used)  # the number that the next one would get
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, hard))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, hard))
         with pytest.raises(RefusedError) as refused:
             tunnel.ask(IPv4Address("127.0.0.1"), there.port)
         assert refused.value.rep == 1
