@@ -24,7 +24,7 @@ test: .venv/.tests peers
 	$(RUNNING_TESTS)
 
 unit: .venv/.tests
-	$(RUNNING_TESTS) --ignore=tests/live --ignore=tests/interop --ignore=tests/test_install.py
+	$(RUNNING_TESTS) -m "not slow" --ignore=tests/live --ignore=tests/interop --ignore=tests/test_install.py
 
 lint: .venv/.tests
 	.venv/bin/ruff check .

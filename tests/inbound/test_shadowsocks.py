@@ -315,7 +315,11 @@ def test_of_one_flight_sent_many_times_at_once_one_is_served() -> None:
 
 def test_a_salt_that_came_with_garbage_first_still_serves_its_client() -> None:
     listening, sealed = inbound(), flight(HEAD)
-    poison = [sealed[:16] + noise(49), sealed[:34] + noise(100), sealed[:-1] + b"x"]
+    poison = [
+        sealed[:16] + noise(49),
+        sealed[:34] + noise(100),
+        sealed[:-1] + bytes((sealed[-1] ^ 1,)),
+    ]
     for probe in probes(listening, poison, hold):
         probe.check(AuthenticationError)
     assert listening.negotiate(client_of(sealed)[1]).target == TARGET
