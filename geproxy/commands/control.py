@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 
@@ -43,7 +44,14 @@ def status(path: str, *, as_json: bool) -> int:
 
 
 def _find(path: str) -> Daemon:
-    return Daemon.find(load.pidfile_of(path) or DAEMON_PIDFILE)
+    pidfile = load.pidfile_of(path)
+    if pidfile:
+        return Daemon.find(pidfile)
+    daemon = Daemon.find(DAEMON_PIDFILE)
+    # Every daemon without a pidfile of its own has this one: it may be another configuration's.
+    if daemon.path != os.path.realpath(path):
+        raise NotRunningError(f"not running; pid {daemon.pid} runs with {daemon.path}")
+    return daemon
 
 
 def _actions(path: str) -> dict[str, Callable[[Daemon], None]]:

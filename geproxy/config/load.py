@@ -6,6 +6,7 @@ message repeats keys and numbers but no text, which could be a password in the w
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import tomllib
@@ -47,7 +48,7 @@ def load(path: str, label: str | None = None) -> Settings:
             secretfile.check_secret_mode(mode)
         except ValueError as error:
             reading.complain("", str(error))
-    return _finish(reading, found)
+    return _finish(reading, dataclasses.replace(found, path=os.path.realpath(path)))
 
 
 def pidfile_of(path: str) -> str:

@@ -149,6 +149,7 @@ class Settings:
     resolver: Resolver
     listen: tuple[Listen, ...]
     via: tuple[Via, ...] = ()
+    path: str = field(default="", compare=False)  # absolute, without links; "": a command line
     account: Account | None = None  # [server] user and group, looked up
     warnings: tuple[Problem, ...] = ()  # what works, and should not stay; no secret stands in one
 

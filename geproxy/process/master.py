@@ -96,7 +96,9 @@ class Master:
         """A candidate serves, or does not for a *reason*."""
         current = self._workers.current
         if current is not None and not reason:
-            self._about.tell(config=current.settings.file, listeners=current.addresses())
+            settings = current.settings
+            self._about.tell(config=settings.file, path=settings.path)
+            self._about.tell(listeners=current.addresses())
         notify_ready()
         if not self._served:
             self._served = True

@@ -48,6 +48,11 @@ class Daemon:
             raise StartError(f"{pidfile}: {error.strerror}") from error
         return cls(pid, pidfd)
 
+    @property
+    def path(self) -> str:
+        """The configuration that it runs with. Raises StartError."""
+        return str(self._facts().get("path", ""))
+
     def stop(self, number: signal.Signals, seconds: float) -> None:
         """Send TERM or QUIT, and wait until the process is gone. Raises StartError."""
         self._signal(number)
