@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 
 from gevent.lock import Semaphore
 
-from geproxy.errors import ResolveError
+from geproxy.errors import DeadlineError, ResolveError
 from geproxy.net.deadline import Deadline
 from geproxy.net.offload import Offload
 from geproxy.terms import Address, plain_address, unmapped
@@ -142,8 +142,20 @@ class Resolver:
                 del self._cache[next(iter(self._cache))]
 
     def exercise(self) -> None:
-        """Load what a look-up loads lazily (NSS modules) while files can still be opened."""
-        self._offload.exercise(lambda: self._look_up("localhost"))
+        """Load what a look-up loads lazily (NSS modules) while files can still be opened.
+
+        The answer does not matter: a host may have no address for the name in the family wanted,
+        or no name server yet, and shall start all the same.
+        """
+        enough = DeadlineError("the look-up was begun, which is all that it was for")
+        try:
+            with Deadline(self._timeout_seconds, "a look-up", enough):
+                self._offload.exercise(lambda: self._look_up("localhost"))
+        except ResolveError:
+            pass
+        except DeadlineError as error:
+            if error is not enough:
+                raise
 
 
 class _Share:

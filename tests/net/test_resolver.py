@@ -407,3 +407,17 @@ def test_there_is_a_limit_to_how_many_wait_in_all(make: Make, names: Names) -> N
 def test_an_exercise_looks_up_a_name_that_is_always_there(make: Make, names: Names) -> None:
     make().exercise()
     assert names.asked == ["localhost"]
+
+
+def test_an_exercise_that_finds_nothing_is_one_all_the_same(make: Make, names: Names) -> None:
+    names.error = ResolveError("localhost: no address of the family wanted")
+    make().exercise()
+    assert names.asked == ["localhost"]
+
+
+def test_an_exercise_does_not_wait_for_name_servers_that_are_silent(
+    make: Make, names: Names
+) -> None:
+    names.hold()
+    make(timeout_seconds=0.01).exercise()
+    names.released.set()
