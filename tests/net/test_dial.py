@@ -2,10 +2,9 @@
 
 import errno
 import os
-import select
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from ipaddress import ip_address
 
 import pytest
@@ -15,6 +14,7 @@ from geproxy.net.deadline import Deadline
 from geproxy.net.dial import STAGGER_SECONDS, dial, dial_error, interleave
 from geproxy.terms import Endpoint, Outcome
 from tests.support.conformance import HARD_SECONDS, settle
+from tests.support.nobody import black_hole, refusing
 
 # connect(2) answers both on the spot on any host: multicast is no target of TCP, and a link-local
 # address needs a scope.
@@ -36,31 +36,6 @@ def listening(host: str = "127.0.0.1") -> Iterator[Endpoint]:
     """An address that accepts."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as sock:
-        yield Endpoint.from_sockaddr(sock.getsockname())
-
-
-@contextmanager
-def refusing(host: str = "127.0.0.1") -> Iterator[Endpoint]:
-    """An address that refuses: bound, so that nobody else gets the port, and not listening."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as sock:
-        sock.bind((host, 0))
-        yield Endpoint.from_sockaddr(sock.getsockname())
-
-
-@contextmanager
-def black_hole() -> Iterator[Endpoint]:
-    """An address that does not answer: its queue is full, and Linux drops what comes then."""
-    with ExitStack() as held:
-        sock = held.enter_context(socket.socket())
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(0)
-        while True:
-            client = held.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(sock.getsockname())
-            if not select.select([], [client], [], 0.05)[1]:
-                break
         yield Endpoint.from_sockaddr(sock.getsockname())
 
 

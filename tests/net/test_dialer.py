@@ -3,7 +3,7 @@
 import select
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
@@ -14,6 +14,7 @@ from geproxy.net.dialer import Dialer, permitted
 from geproxy.net.resolver import Resolver
 from geproxy.terms import Address, Endpoint, Outcome
 from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS
+from tests.support.nobody import black_hole, refusing
 
 CLIENT = Endpoint(IPv4Address("192.0.2.1"), 50001)
 LOOPBACK = IPv4Address("127.0.0.1")
@@ -75,30 +76,6 @@ def port_of(sock: socket.socket) -> int:
 
 def was_dialed(sock: socket.socket) -> bool:
     return bool(select.select([sock], [], [], 0)[0])
-
-
-@contextmanager
-def black_hole() -> Iterator[Endpoint]:
-    """An address that does not answer: its queue is full, and Linux drops what comes then."""
-    with ExitStack() as held:
-        sock = held.enter_context(socket.socket())
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(0)
-        while True:
-            client = held.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(sock.getsockname())
-            if not select.select([], [client], [], 0.05)[1]:
-                break
-        yield Endpoint.from_sockaddr(sock.getsockname())
-
-
-@contextmanager
-def refusing() -> Iterator[Endpoint]:
-    """An address that refuses: bound, so that nobody else gets the port, and not listening."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield Endpoint.from_sockaddr(sock.getsockname())
 
 
 # -- what is dialed ------------------------------------------------------------------------------

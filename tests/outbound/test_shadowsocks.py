@@ -3,7 +3,7 @@
 import select
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
@@ -21,6 +21,7 @@ from geproxy.outbound.shadowsocks import ShadowsocksOutbound
 from geproxy.state.memory import ProcessMemory
 from geproxy.terms import Address, Endpoint, Outcome
 from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS, read_exactly
+from tests.support.nobody import black_hole
 
 CLIENT = Endpoint(IPv4Address("192.0.2.1"), 50001)
 TARGET = Endpoint("target.example", 443)
@@ -235,22 +236,6 @@ def test_a_peer_may_have_a_name_which_is_looked_up_and_not_judged(host: str) -> 
 
 
 # -- peers that cannot be reached ----------------------------------------------------------------
-
-
-@contextmanager
-def black_hole() -> Iterator[Endpoint]:
-    """An address that does not answer: its queue is full, and Linux drops what comes then."""
-    with ExitStack() as held:
-        sock = held.enter_context(socket.socket())
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(0)
-        while True:
-            client = held.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(sock.getsockname())
-            if not select.select([], [client], [], 0.05)[1]:
-                break
-        yield Endpoint.from_sockaddr(sock.getsockname())
 
 
 def failure(peer: Endpoint, connect_seconds: float = HARD_SECONDS) -> tuple[str, Outcome]:
