@@ -105,6 +105,14 @@ class ResolveError(DialError):
         super().__init__(text, "resolve", Outcome.HOST_UNREACHABLE)
 
 
+class DropError(GeproxyError):
+    """A datagram that went nowhere; *code* says why, and the association goes on."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
 class ResetError(GeproxyError):
     """A connection that broke instead of ending."""
 
