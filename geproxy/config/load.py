@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from geproxy.config import secretfile, settings
 from geproxy.config.account import Account, account_of, gid_of
 from geproxy.config.listeners import read_listeners
-from geproxy.config.settings import Limits, Log, Resolver, Server, Settings
-from geproxy.config.table import NOT_IN_THIS_VERSION, Reading, Values, shown
+from geproxy.config.rules import read_rules, warn_of_strangers
+from geproxy.config.settings import BUILT_IN_VIAS, Limits, Log, Resolver, Server, Settings
+from geproxy.config.table import Reading, Values, shown
 from geproxy.config.vias import read_vias
 from geproxy.errors import ConfigError, Problem
 
@@ -86,7 +87,7 @@ def from_urls(urls: list[str], via: str | None = None) -> Settings:
         "listen": {f"listen{i}": {"url": url, "via": way} for i, url in enumerate(urls, start=1)},
         "via": {} if via is None else {COMMAND_LINE_VIA: {"url": via}},
     }
-    reading = Reading("/")  # a URL names no file
+    reading = Reading(None)
     return _finish(reading, _read_document(reading, COMMAND_LINE, document))
 
 
@@ -112,18 +113,14 @@ def _finish(reading: Reading, found: Settings) -> Settings:
 
 def _read_document(reading: Reading, label: str, document: Mapping[str, object]) -> Settings:
     """Read all tables. What is returned is of use only where there is no problem."""
-    known = ("server", "log", "limits", "resolver", "listen", "via")
-    for name, table in document.items():
-        if name == "rule":
-            _refuse_rules(reading, table)
-        elif name not in known:
+    known = ("server", "log", "limits", "resolver", "listen", "via", "rule")
+    for name in document:
+        if name not in known:
             reading.unknown(shown(name), name, known)
 
     def top_level(name: str) -> Values:
         return reading.table(settings.TABLES[name], name, document.get(name, {}))
 
-    vias = document.get("via", {})
-    via_names = tuple(vias) if isinstance(vias, dict) else ()
     server = Server(**top_level("server"))
     return Settings(
         file=label,
@@ -132,10 +129,21 @@ def _read_document(reading: Reading, label: str, document: Mapping[str, object])
         log=Log(**top_level("log")),
         limits=Limits(**top_level("limits")),
         resolver=Resolver(**top_level("resolver")),
-        via=read_vias(reading, vias),
-        listen=read_listeners(reading, document.get("listen", {}), via_names),
+        **_read_named(reading, document),
         warnings=tuple(reading.warnings),  # last: by now all of them are there
     )
+
+
+def _read_named(reading: Reading, document: Mapping[str, object]) -> Values:
+    """Read the tables that refer to each other by name: [via.NAME], [[rule]], [listen.NAME]."""
+    vias, listeners = document.get("via", {}), document.get("listen", {})
+    rules = document.get("rule", [])
+    ways = (*BUILT_IN_VIAS, *_names(vias))
+    found_vias = read_vias(reading, vias)
+    found_rules = read_rules(reading, rules, _names(listeners), ways)
+    found = read_listeners(reading, listeners, ways, found_rules)
+    warn_of_strangers(reading, rules, found_rules, found)
+    return {"via": found_vias, "rule": found_rules, "listen": found}
 
 
 def _account(reading: Reading, server: Server) -> Account | None:
@@ -156,7 +164,6 @@ def _account(reading: Reading, server: Server) -> Account | None:
         return None
 
 
-def _refuse_rules(reading: Reading, rules: object) -> None:
-    numbers = range(1, len(rules) + 1) if isinstance(rules, list) else ()
-    for key in [f"rule.{number}" for number in numbers] or ["rule"]:
-        reading.complain(key, NOT_IN_THIS_VERSION)
+def _names(tables: object) -> tuple[str, ...]:
+    """List the names of tables, of those too that are wrong: they exist all the same."""
+    return tuple(tables) if isinstance(tables, dict) else ()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 # Fixed by the system
 TIMER_SECONDS_MAX = 2_147_483  # 24 days: epoll counts milliseconds in a signed 32-bit integer
@@ -11,17 +13,20 @@ TIMER_SECONDS_MAX = 2_147_483  # 24 days: epoll counts milliseconds in a signed 
 # Chosen here
 SHOWN_NUMBER_BITS = 64  # TOML's integers; Python reads longer ones, and refuses to print some
 
+T = TypeVar("T")
+E = TypeVar("E", bound=enum.Enum)
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """How one setting stands in the file.
 
-    *read* returns the value, or raises ValueError with what would be right: it never repeats a
-    text, which could be a password in the wrong place. Where *words* is a tuple, every text that
-    is not one of them is a path, relative to the file.
+    *read* returns the value, or raises ValueError with what would be right, or a group of them: it
+    never repeats a text, which could be a password in the wrong place. Where *words* is a tuple,
+    every text that is not one of them is a path, relative to the file.
     """
 
-    default: object  # None: it must be given
+    default: object  # None: it must be given, or a rule's condition is not there
     read: Callable[[object], object]
     words: tuple[str, ...] | None = None
 
@@ -29,6 +34,18 @@ class Setting:
 def setting(default: object, read: Callable[[object], object]) -> Mapping[str, Setting]:
     """Make the metadata of a field that can stand in the file."""
     return {"setting": Setting(default, read)}
+
+
+def optional(read: Callable[[object], object]) -> Mapping[str, Setting]:
+    """Make the metadata of a text that *read* reads, and that is off where it is empty."""
+    return setting("", lambda value: None if value == "" else read(value))
+
+
+def members(
+    read: Callable[[object], T], gather: Callable[[list[T]], object]
+) -> Mapping[str, Setting]:
+    """Make the metadata of a list: *read* reads each member, *gather* makes the value of all."""
+    return setting(None, lambda value: gather(read_list(value, read)))
 
 
 def number(default: int, *, low: int, high: int) -> int:
@@ -106,6 +123,31 @@ def read_path(value: object) -> str:
     if "\0" in name:
         raise ValueError("a path holds no NUL")
     return name
+
+
+def read_word(value: object, kind: type[E]) -> E:
+    """Read one of the values, all of them texts, of an enumeration. Raises ValueError."""
+    words = [one.value for one in kind]
+    if value not in words:
+        raise ValueError(f"one of {', '.join(words)} is wanted")
+    return kind(value)
+
+
+def read_list(value: object, read: Callable[[object], T]) -> list[T]:
+    """Read each member of a list. Raises ValueError, or a group of one per wrong member."""
+    if not isinstance(value, list):
+        raise ValueError(f"a list is wanted, not {kind_of(value)}")
+    if not value:
+        raise ValueError("the list is empty, so nothing would ever match; leave it out")
+    found, errors = [], []
+    for place, one in enumerate(value, start=1):
+        try:
+            found.append(read(one))
+        except ValueError as error:
+            errors.append(ValueError(f"member {place}: {error}"))
+    if errors:
+        raise ExceptionGroup("members", errors)
+    return found
 
 
 def kind_of(value: object) -> str:

@@ -8,34 +8,54 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 from geproxy.config.account import Account
+from geproxy.config.network import (
+    Network,
+    read_destination,
+    read_network,
+    read_ports,
+    read_udp_address,
+    read_udp_ports,
+)
 from geproxy.config.setting import (
     Setting,
     choice,
     flag,
+    members,
     number,
+    optional,
     path,
     read_number,
     read_path,
     read_text,
+    read_word,
     seconds,
     setting,
     text,
 )
-from geproxy.config.url import ListenUrl, PeerUrl, parse_listen_url, parse_peer_url
+from geproxy.config.url import (
+    ListenUrl,
+    PeerUrl,
+    parse_listen_url,
+    parse_peer_url,
+    parse_target,
+)
+from geproxy.config.userfile import check_user_name
 from geproxy.crypto.password import PasswordHash
 from geproxy.crypto.secret import Secret
 from geproxy.errors import Problem
+from geproxy.terms import Address, Command, Endpoint, Filtering
 
 # Chosen here
 STEP_SECONDS_MAX = 3600  # nobody waits longer for one step; more was meant in milliseconds
 SESSIONS_MAX = 500_000  # two descriptors each, and a process has 2^20 at most (fs.nr_open)
 WORKERS_MAX = 1024  # each is a process of its own: above any machine's number of cores
 BUILT_IN_VIAS = ("direct", "deny")
+PRIVATE = "private"
 
 
 def read_workers(value: object) -> Literal["auto"] | int:
@@ -53,6 +73,28 @@ def read_listen_url(value: object) -> ListenUrl:
 def read_peer_url(value: object) -> PeerUrl:
     """Read the URL of a peer. Raises ValueError."""
     return parse_peer_url(read_text(value))
+
+
+def read_target(value: object) -> Endpoint:
+    """Read the far end of a tunnel. Raises ValueError."""
+    return parse_target(read_text(value))
+
+
+def read_filtering(value: object) -> Filtering:
+    """Read the value of a Filtering. Raises ValueError."""
+    return read_word(value, Filtering)
+
+
+def read_user(value: object) -> str:
+    """Read the name of a user. Raises ValueError."""
+    user = read_text(value)
+    check_user_name(user)
+    return user
+
+
+def read_command(value: object) -> Command:
+    """Read the value of a Command. Raises ValueError."""
+    return read_word(value, Command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +165,14 @@ class Listen:
     password_file: str = path("")
     key_file: str = path("")
     udp: bool = flag(True)
+    # What UDP ASSOCIATE and BIND announce (None: our own address), and their ports (None: any).
+    udp_address: Address | None = field(default=None, metadata=optional(read_udp_address))
+    udp_ports: range | None = field(default=None, metadata=optional(read_udp_ports))
+    udp_filtering: Filtering = field(
+        default=Filtering.NONE, metadata=setting(Filtering.NONE.value, read_filtering)
+    )
+    # Of tcp:// and udp://, and of no other.
+    target: Endpoint | None = field(default=None, metadata=optional(read_target))
     via: str = text("direct")
     open: bool = flag(False)
 
@@ -139,6 +189,41 @@ class Via:
 
 
 @dataclass(frozen=True, slots=True)
+class To:
+    """What a rule's `to` lists: a target matches if any of it does."""
+
+    names: tuple[str, ...] = ()  # globs in lower case, without a trailing dot
+    networks: tuple[Network, ...] = ()
+    private: bool = False  # every non-public address, this host's own included
+
+    @classmethod
+    def of(cls, members: Iterable[Network | str]) -> Self:
+        """Sort the members of a list; PRIVATE is none of the names."""
+        listed = list(members)
+        return cls(
+            names=tuple(one for one in listed if isinstance(one, str) and one != PRIVATE),
+            networks=tuple(one for one in listed if not isinstance(one, str)),
+            private=PRIVATE in listed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One [[rule]]. A condition that is None is not there; all that are there must match."""
+
+    # "direct", "deny" or the name of a [via.NAME].
+    action: str = field(metadata=setting(None, read_text))
+    listen: frozenset[str] | None = field(default=None, metadata=members(read_text, frozenset))
+    user: frozenset[str] | None = field(default=None, metadata=members(read_user, frozenset))
+    client: tuple[Network, ...] | None = field(default=None, metadata=members(read_network, tuple))
+    command: frozenset[Command] | None = field(
+        default=None, metadata=members(read_command, frozenset)
+    )
+    to: To | None = field(default=None, metadata=members(read_destination, To.of))
+    port: tuple[range, ...] | None = field(default=None, metadata=members(read_ports, tuple))
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that one configuration says, checked."""
 
@@ -149,12 +234,15 @@ class Settings:
     resolver: Resolver
     listen: tuple[Listen, ...]
     via: tuple[Via, ...] = ()
+    rule: tuple[Rule, ...] = ()
     path: str = field(default="", compare=False)  # absolute, without links; "": a command line
     account: Account | None = None  # [server] user and group, looked up
     warnings: tuple[Problem, ...] = ()  # what works, and should not stay; no secret stands in one
 
 
-Table = type[Server] | type[Log] | type[Limits] | type[Resolver] | type[Listen] | type[Via]
+Table = (
+    type[Server] | type[Log] | type[Limits] | type[Resolver] | type[Listen] | type[Via] | type[Rule]
+)
 TABLES: dict[str, Table] = {
     "server": Server,
     "log": Log,
@@ -162,6 +250,7 @@ TABLES: dict[str, Table] = {
     "resolver": Resolver,
     "listen.NAME": Listen,
     "via.NAME": Via,
+    "rule": Rule,
 }
 
 # Documented, but not in this version: only the value that turns each one off is accepted.
@@ -170,8 +259,9 @@ NOT_YET: dict[Table, dict[str, object]] = {
     Log: {},
     Limits: {"sessions_per_client": 0},
     Resolver: {"nameservers": []},
-    Listen: {"udp_address": "", "udp_ports": "", "target": ""},
+    Listen: {},
     Via: {},
+    Rule: {},
 }
 
 
@@ -185,7 +275,7 @@ def settings_of(table: Table) -> dict[str, Setting]:
 
 
 def catalogue() -> dict[str, Setting]:
-    """List every setting of this version by its full key: server.workers … via.NAME.key_file."""
+    """List every setting of this version by its full key: server.workers … rule.port."""
     return {
         f"{key}.{name}": how
         for key, table in TABLES.items()

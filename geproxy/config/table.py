@@ -39,12 +39,17 @@ class Entry:
 class Reading:
     """One configuration being read: what is wrong with it so far, and where its paths start."""
 
-    def __init__(self, folder: str) -> None:
-        """*folder* is where relative paths start."""
+    def __init__(self, folder: str | None) -> None:
+        """*folder* is where relative paths start; None: a command line, which names no files."""
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
         self.holds_secret = False
         self._folder = folder
+
+    @property
+    def of_file(self) -> bool:
+        """Whether there is a file in which all settings can stand."""
+        return self._folder is not None
 
     def complain(self, key: str, text: str) -> None:
         """Note what is wrong, and what would be right."""
@@ -73,8 +78,9 @@ class Reading:
             if name in known:
                 try:
                     values[name] = self._read(known[name], value)
-                except ValueError as error:
-                    self.complain(full_key, str(error))
+                except* ValueError as group:
+                    for error in group.exceptions:
+                        self.complain(full_key, str(error))
             elif name not in off:
                 self.unknown(full_key, name, tuple(known))
             elif type(value) is not type(off[name]) or value != off[name]:
@@ -99,7 +105,7 @@ class Reading:
         result = setting.read(value)
         if setting.words is None or result in setting.words:
             return result
-        return os.path.join(self._folder, str(result))
+        return os.path.join(self._folder or "/", str(result))
 
 
 def shown(name: str) -> str:

@@ -1,4 +1,4 @@
-"""URLs of listeners, SCHEME://[user:password@]HOST:PORT, and of the peers on a way out.
+"""URLs of listeners, SCHEME://[user:password@]HOST:PORT, of peers on a way out; tunnels' targets.
 
 No error repeats a piece of the URL other than a number in the port's place: whoever forgets to
 percent-encode a password moves it to where a host or a path is expected.
@@ -13,20 +13,22 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from urllib.parse import quote
 
 from geproxy.config import percent, ssurl
+from geproxy.config.network import PORT_MAX
 from geproxy.config.sealing import Sealing
 from geproxy.config.userfile import check_user_name
 from geproxy.terms import Address, Endpoint, unmapped
 
 # Fixed by the specification
-PORT_MAX = 65535
 PASSWORD_MAX_BYTES = 255  # RFC 1929 §2: PLEN is one octet, 1 to 255
 ANY_IPV4 = IPv4Address(0)
 ANY_IPV6 = IPv6Address(0)
 
 # Chosen here
-DEFAULT_PORTS = {"socks5": 1080, "ss": 8388}
-LISTEN_SCHEMES = ("socks5", "ss")  # what this version has
-LISTEN_NOT_YET = ("mixed", "socks4", "http", "tcp", "udp")
+DEFAULT_PORTS = {"mixed": 1080, "socks5": 1080, "socks4": 1080, "ss": 8388}  # tunnels have none
+TUNNELS = ("tcp", "udp")
+LISTEN_SCHEMES = (*DEFAULT_PORTS, *TUNNELS)  # what this version has
+LISTEN_NOT_YET = ("http",)
+LOGIN_SCHEMES = ("socks5", "mixed")  # in which a client can say who it is
 PEER_SCHEMES = ("ss",)
 PEER_NOT_YET = ("socks5", "http")
 LISTEN_EXAMPLE = "socks5://127.0.0.1:1080"
@@ -64,8 +66,14 @@ class ListenUrl:
         """The addresses of it that mean every address of a family; [::] alone means both."""
         return tuple(address for address in self._bound if address in (ANY_IPV4, ANY_IPV6))
 
+    def transports(self, *, udp: bool) -> tuple[str, ...]:
+        """Name what listens there, "TCP", "UDP" or both; *udp* is the listener's own setting."""
+        if self.scheme == "udp":
+            return ("UDP",)
+        return ("TCP", "UDP") if self.scheme == "ss" and udp else ("TCP",)
+
     def overlaps(self, other: ListenUrl) -> bool:
-        """Whether the kernel would refuse to bind both at once."""
+        """Whether the kernel would refuse to bind both at once, for a transport they share."""
         if self.port == 0 or self.port != other.port:
             return False
         return any(
@@ -118,7 +126,9 @@ def parse_listen_url(text: str) -> ListenUrl:
     if parts[2] not in ("", "/"):
         raise ValueError(f"nothing follows the port in a listener's URL; {ssurl.ENCODE}")
     userinfo, at, host_port = parts[1].rpartition("@")
-    host, port = _split_port(host_port, DEFAULT_PORTS[scheme])
+    if at and scheme not in LOGIN_SCHEMES:
+        raise ValueError(f"a user stands in socks5:// and mixed:// alone, not in {scheme}://")
+    host, port = _split_port(host_port, DEFAULT_PORTS.get(scheme))
     user, password = _credentials(userinfo) if at else (None, None)
     return ListenUrl(scheme, _addresses(host), port, user, password)
 
@@ -128,7 +138,15 @@ def parse_peer_url(text: str) -> PeerUrl:
     scheme, rest = _split_scheme(text, PEER_SCHEMES, PEER_NOT_YET, PEER_EXAMPLE)
     sealing, host_port = ssurl.parse(rest.partition("#")[0])
     host, port = _split_port(host_port, DEFAULT_PORTS[scheme], lowest=1)
-    return PeerUrl(scheme, Endpoint(_peer_host(host), port), sealing)
+    return PeerUrl(scheme, Endpoint(_far_host(host, "a peer"), port), sealing)
+
+
+def parse_target(text: str) -> Endpoint:
+    """Read HOST:PORT, the far end of a tunnel. Raises ValueError as parse_listen_url does."""
+    if "://" in text:
+        raise ValueError("HOST:PORT is wanted, without a scheme")
+    host, port = _split_port(text, None, lowest=1)
+    return Endpoint(_far_host(host, "a target"), port)
 
 
 def may_hold_secret(text: str) -> bool:
@@ -154,13 +172,15 @@ def _split_scheme(
     return scheme, parts[2]
 
 
-def _split_port(text: str, default: int, lowest: int = 0) -> tuple[str, int]:
+def _split_port(text: str, default: int | None, lowest: int = 0) -> tuple[str, int]:
     if "[" not in text and text.count(":") > 1:
         raise ValueError("an IPv6 address stands in brackets: [::1]:1080")
     parts = _HOST_PORT.fullmatch(text)
     if parts is None:
         raise ValueError("HOST:PORT is wanted, or [IPV6]:PORT")
     if parts[2] is None:
+        if default is None:
+            raise ValueError("a port is wanted: HOST:PORT")
         return parts[1], default
     if not re.fullmatch("[0-9]{1,9}", parts[2]):
         raise ValueError(f"the port is a number in {lowest}..{PORT_MAX}")
@@ -184,11 +204,11 @@ def _addresses(host: str) -> tuple[Address, ...]:
     return (address,)
 
 
-def _peer_host(host: str) -> Address | str:
+def _far_host(host: str, whose: str) -> Address | str:
     address = _literal(host)
     if address is None and not _HOST_NAME.fullmatch(host):
         raise ValueError(
-            "the host of a peer is a name in ASCII, an IPv4 address, "
+            f"the host of {whose} is a name in ASCII, an IPv4 address, "
             "or an [IPv6 address] without a zone"
         )
     return address or host

@@ -209,7 +209,7 @@ WRONG = [  # text of the file, its problems
     ),
     pytest.param(
         f"{SOCKS}[listen.b]\nurl = 'ss://aes-128-gcm@:1080'\nkey_file = 'k'",
-        ["listen.b.url: listen.socks has port 1080 of this address already"],
+        ["listen.b.url: listen.socks has TCP port 1080 of this address already"],
         id="a port of another scheme",
     ),
     pytest.param(

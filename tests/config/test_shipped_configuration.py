@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from pathlib import Path
@@ -26,12 +27,18 @@ def example(header):
     return tomllib.loads("\n".join(line.removeprefix("#") for line in lines))
 
 
-# Where each table stands: there is no way out through a peer before somebody names the peer.
-TABLES = {
-    **{name: table for name, table in DOCUMENT.items() if name != "listen"},
-    "listen.NAME": DOCUMENT["listen"]["socks"],
-    "via.NAME": example("via.relay")["via"]["relay"],
+# Where tables stand: there is no way out through a peer before somebody names the peer, and no rule
+# before there is something to tell apart.
+ELSEWHERE = {
+    "listen.NAME": lambda: DOCUMENT["listen"]["socks"],
+    "via.NAME": lambda: example("via.relay")["via"]["relay"],
+    "rule": lambda: example("[rule]")["rule"][0],
 }
+
+
+def table_of(name):
+    """What the file has of one of settings.TABLES."""
+    return ELSEWHERE[name]() if name in ELSEWHERE else DOCUMENT[name]
 
 
 def test_it_is_a_socks_port_on_loopback_with_every_default():
@@ -44,7 +51,7 @@ def test_it_is_a_socks_port_on_loopback_with_every_default():
         resolver=settings.Resolver(),
         listen=found.listen,
     )
-    assert [listen.url.masked() for listen in found.listen] == ["socks5://127.0.0.1:1080"]
+    assert [listen.url.masked() for listen in found.listen] == ["mixed://127.0.0.1:1080"]
     assert found.listen[0].url.loopback
 
 
@@ -52,21 +59,26 @@ def test_it_is_a_socks_port_on_loopback_with_every_default():
 def test_every_setting_stands_in_it_with_its_default(key):
     table, _, name = key.rpartition(".")
     default = settings.catalogue()[key].default
-    assert name in TABLES[table]
+    assert name in table_of(table)
     if default is not None and key != "via.NAME.key_file":  # a secret must stand somewhere
-        assert TABLES[table][name] == default
+        assert table_of(table)[name] == default
 
 
 def test_it_has_no_setting_but_those():
-    stands = {f"{table}.{name}" for table, content in TABLES.items() for name in content}
+    stands = {f"{table}.{name}" for table in settings.TABLES for name in table_of(table)}
     assert stands == set(settings.catalogue())
+    assert set(DOCUMENT) <= {table.partition(".")[0] for table in settings.TABLES}
 
 
 @pytest.mark.parametrize("key", settings.catalogue())
-def test_the_default_passes_its_own_reader(key):
+def test_the_default_passes_its_own_reader_and_is_what_the_class_has(key):
     how = settings.catalogue()[key]
-    if how.default is not None:
-        assert how.read(how.default) == how.default
+    if how.default is None:
+        return
+    table, _, name = key.rpartition(".")
+    fields = {field.name: field for field in dataclasses.fields(settings.TABLES[table])}
+    # In the file the users are a path.
+    assert how.read(how.default) == ("" if name == "users" else fields[name].default)
 
 
 def test_the_example_for_other_machines_is_sound_but_for_its_users_file():
@@ -77,8 +89,21 @@ def test_the_example_for_other_machines_is_sound_but_for_its_users_file():
 
 
 def test_the_example_of_a_way_out_is_sound_but_for_its_key_file():
-    url = settings.read_peer_url(TABLES["via.NAME"]["url"])
+    url = settings.read_peer_url(table_of("via.NAME")["url"])
     assert url.masked() == "ss://aes-256-gcm@relay.example.net:8388"
+
+
+def test_the_example_of_a_rule_is_sound(tmp_path):
+    """With the ways out in the comments in place, there is nothing to complain or to warn of."""
+    relay = f"[via.relay]\nurl = 'ss://aes-256-gcm@192.0.2.1?key={generate_key(AES_256_GCM)}'\n"
+    lan = "[listen.lan]\nurl = 'mixed://192.168.1.1'\nusers = 'users'\n"
+    userfile.store(str(tmp_path / "users"), "alice", hash_password(b"correct horse"))
+    rule = TEXT[TEXT.index("#[[rule]]") :].partition("\n\n")[0].replace("\n#", "\n")[1:]
+    path = tmp_path / "geproxy.conf"
+    path.touch(0o600)
+    path.write_text("\n".join([TEXT, relay, lan, rule]), encoding="utf-8")
+    found = load(str(path))
+    assert (len(found.rule), found.warnings) == (1, ())
 
 
 # -- the examples ------------------------------------------------------------------------------

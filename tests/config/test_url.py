@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geproxy.config.url import ListenUrl, parse_listen_url
+from geproxy.config.url import ListenUrl, parse_listen_url, parse_target
+from geproxy.terms import Endpoint
 
 SECRET = "hunter2"
 
@@ -46,17 +47,100 @@ def test_a_good_url_says_where_and_who(text, addresses, port, user, password):
     assert parse_listen_url(text) == expected
 
 
+BY_SCHEME = [
+    pytest.param("mixed://127.0.0.1", "mixed", 1080, None, id="mixed"),
+    pytest.param("socks4://127.0.0.1", "socks4", 1080, None, id="SOCKS4"),
+    pytest.param("socks5://127.0.0.1", "socks5", 1080, None, id="SOCKS5"),
+    pytest.param("TCP://127.0.0.1:7", "tcp", 7, None, id="a TCP tunnel"),
+    pytest.param("udp://127.0.0.1:0", "udp", 0, None, id="a UDP tunnel at a port of the kernel's"),
+    pytest.param("mixed://al:pw@127.0.0.1:7", "mixed", 7, "al", id="mixed with a user"),
+]
+
+
+@pytest.mark.parametrize(("text", "scheme", "port", "user"), BY_SCHEME)
+def test_each_scheme_has_its_default_port_or_wants_one(text, scheme, port, user):
+    url = parse_listen_url(text)
+    assert (url.scheme, url.port, url.user) == (scheme, port, user)
+    assert url.addresses == (ip_address("127.0.0.1"),)
+    assert url.masked().startswith(f"{scheme}://")
+
+
+@pytest.mark.parametrize(
+    ("text", "udp", "transports"),
+    [
+        pytest.param("mixed://", True, ("TCP",), id="an association's sockets are no listeners"),
+        pytest.param("socks5://", True, ("TCP",), id="SOCKS5"),
+        pytest.param("socks4://", True, ("TCP",), id="SOCKS4"),
+        pytest.param("tcp://:1", True, ("TCP",), id="a TCP tunnel"),
+        pytest.param("udp://:1", True, ("UDP",), id="a UDP tunnel"),
+        pytest.param("ss://aes-128-gcm@", True, ("TCP", "UDP"), id="a sealed listener"),
+        pytest.param("ss://aes-128-gcm@", False, ("TCP",), id="a sealed listener without UDP"),
+    ],
+)
+def test_a_url_knows_what_listens_there(text, udp, transports):
+    assert parse_listen_url(text).transports(udp=udp) == transports
+
+
+TARGETS = [  # text, host, port
+    pytest.param("example.net:443", "example.net", 443, id="a name"),
+    pytest.param("localhost:1", "localhost", 1, id="a name without a dot"),
+    pytest.param("192.0.2.1:65535", ip_address("192.0.2.1"), 65535, id="an IPv4 address"),
+    pytest.param("[2001:db8::1]:53", ip_address("2001:db8::1"), 53, id="an IPv6 address"),
+    pytest.param("[::ffff:192.0.2.1]:53", ip_address("192.0.2.1"), 53, id="mapped means IPv4"),
+]
+
+
+@pytest.mark.parametrize(("text", "host", "port"), TARGETS)
+def test_a_good_target_is_a_host_and_a_port(text, host, port):
+    assert parse_target(text) == Endpoint(host, port)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", "a port is wanted: HOST:PORT", id="nothing"),
+        pytest.param("example.net", "a port is wanted: HOST:PORT", id="no port"),
+        pytest.param("[::1]", "a port is wanted: HOST:PORT", id="IPv6 without a port"),
+        pytest.param(":53", "the host of a target is a name in ASCII", id="no host"),
+        pytest.param("example.net:0", "port 0 is not in 1..65535", id="port 0"),
+        pytest.param("example.net:65536", "port 65536 is not in 1..65535", id="a port too high"),
+        pytest.param("example.net:domain", "the port is a number in 1..65535", id="a service"),
+        pytest.param("::1:53", "an IPv6 address stands in brackets", id="IPv6 without brackets"),
+        pytest.param("[fe80::1%eth0]:53", "without a zone", id="a zone"),
+        pytest.param("bücher.example:53", "a name in ASCII", id="a name outside ASCII"),
+        pytest.param("al:hunter2@example.net:53", "stands in brackets", id="a user"),
+        pytest.param("hunter2@example.net:53", "the host of a target", id="a user alone"),
+        pytest.param("udp://example.net:53", "without a scheme", id="a URL"),
+        pytest.param("a b:53", "the host of a target", id="a space"),
+        pytest.param("a\0:53", "the host of a target", id="a NUL"),
+    ],
+)
+def test_a_wrong_target_says_what_would_be_right(text, message):
+    with pytest.raises(ValueError) as caught:
+        parse_target(text)
+    assert message in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
 REFUSED = [
     pytest.param("socks5://127.0.0.1:70000", "port 70000 is not in 0..65535", id="a port too high"),
     pytest.param("socks5://127.0.0.1:", "the port is a number", id="a colon without a port"),
     pytest.param("socks5://127.0.0.1:-1", "the port is a number", id="a negative port"),
     pytest.param("socks5://127.0.0.1:" + "9" * 5000, "the port is a number", id="a huge port"),
     pytest.param("socks5://127.0.0.1:٣", "the port is a number", id="a port in Arabic digits"),
-    pytest.param("mixed://127.0.0.1:1080", "scheme mixed:// is not in this version", id="mixed"),
-    pytest.param("socks4://127.0.0.1:1080", "scheme socks4:// is not in this version", id="socks4"),
     pytest.param("HTTP://127.0.0.1:8080", "scheme http:// is not in this version", id="http"),
-    pytest.param("tcp://127.0.0.1:1", "scheme tcp:// is not in this version", id="tcp"),
-    pytest.param("udp://127.0.0.1:1", "scheme udp:// is not in this version", id="udp"),
+    pytest.param("tcp://127.0.0.1", "a port is wanted: HOST:PORT", id="a tunnel without a port"),
+    pytest.param("udp://", "a port is wanted: HOST:PORT", id="a tunnel with nothing at all"),
+    pytest.param("tcp://:", "the port is a number", id="a tunnel with a colon alone"),
+    pytest.param("udp://:53/example.net:53", "nothing follows the port", id="a target for a path"),
+    pytest.param(
+        "socks4://al:pw@127.0.0.1:1",
+        "a user stands in socks5:// and mixed:// alone, not in socks4://",
+        id="a user for SOCKS4",
+    ),
+    pytest.param("tcp://al:pw@:1", "not in tcp://", id="a user for a tunnel"),
+    pytest.param("udp://@:1", "not in udp://", id="an @ alone for a tunnel"),
+    pytest.param("mixed://al@127.0.0.1:1", "comes with a password", id="a user alone for mixed"),
     pytest.param("gopher://127.0.0.1:70", "scheme is unknown", id="an unknown scheme"),
     pytest.param("127.0.0.1:1080", "is no URL", id="no scheme"),
     pytest.param("", "is no URL", id="nothing"),
@@ -115,7 +199,9 @@ TELLTALES = [
     pytest.param(f"socks5://al:{SECRET}@127.0.0.1:70001", id="a wrong port"),
     pytest.param(f"socks5://al:{SECRET}@example.net:1080", id="a name for a host"),
     pytest.param(f"sokcs5://al:{SECRET}@127.0.0.1:1080", id="a misspelt scheme"),
-    pytest.param(f"mixed://al:{SECRET}@127.0.0.1:1080", id="a scheme of a later version"),
+    pytest.param(f"http://al:{SECRET}@127.0.0.1:1080", id="a scheme of a later version"),
+    pytest.param(f"socks4://al:{SECRET}@127.0.0.1:1080", id="a scheme without passwords"),
+    pytest.param(f"tcp://al:{SECRET}@127.0.0.1:1080", id="a tunnel"),
     pytest.param(f"socks5://{SECRET}@127.0.0.1:1080", id="a password and no user"),
 ]
 
@@ -186,6 +272,7 @@ def test_a_masked_url_shows_stars(text, masked):
 
 @given(
     st.text()
+    | st.builds("{}://{}".format, st.sampled_from(["mixed", "tcp", "udp"]), st.text("[:]@#.01"))
     | st.text("socks5:/[]@%#?.0123af ").map("socks5://".__add__)
     | st.from_regex(
         r"socks5://(\w+:\w*@)?(\[[0-9a-f:.%]*\]|[0-9.]*|localhost)(:\d*)?", fullmatch=True
