@@ -1,25 +1,52 @@
-"""What may be reached: before a name is resolved, and again for every address that it gave."""
+"""What may be reached, and by which way: before a name is resolved, and for every address it gave.
+
+The first rule that matches a target chooses its way; where none does, the listener's `via` does.
+
+- An address, in whatever spelling, is matched by networks, "private" and "*".
+- A name is matched by globs at once. A rule that has none for it, but has networks or "private", is
+  undecided until there is an address. Let F be the first rule that matches without one.
+  - F leads to a peer: the name goes there unresolved. Undecided rules before F do not apply: what
+    the name's addresses are, only the far end will know.
+  - F is direct, and the undecided rules before it are direct or deny: nothing is resolved yet. Each
+    address is matched when it is about to be dialed.
+  - F is deny, and the undecided rules before it are too: denied.
+  - Otherwise the name is resolved, and each address matched. If any is for direct, that is the way,
+    for those addresses alone; else the first address that is for a peer goes there, as an address;
+    else it is denied.
+- Port 25 is closed: every rule without a `port` is deny there, and so is `via`. It is open to a
+  tunnel, whose target the operator has named, and to BIND, whose port is not dialed.
+
+What a rule allows is still refused where it is a port of this proxy; and, to clients of a listener
+that is not on loopback, where it is not public or an address of this host. These last two a rule
+opens by a `to` that speaks of them: by a network, "private", or a glob other than "*".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
+from geproxy.config.settings import Rule
 from geproxy.errors import DeniedError
 from geproxy.policy.ranges import is_loopback, is_public
-from geproxy.terms import Address, Command, Endpoint, Listener, Outbound, Request, Route, unmapped
+from geproxy.policy.rules import DENY, DIRECT, SMTP_PORT, Case, Page
+from geproxy.seams import Listener, Outbound, Route, Subject
+from geproxy.terms import Address, Command, Endpoint, unmapped
 
-SMTP_PORT = 25  # server-to-server mail: what an open proxy is abused for first
+Resolve = Callable[[str, Address], tuple[Address, ...]]
+Literal = Callable[[str], Address | None]
 
-# connect() takes these for "this host".
-_THIS_HOST: frozenset[Address] = frozenset((IPv4Address("0.0.0.0"), IPv6Address("::")))
+# connect() takes these for "this host"; as the expected peer of a BIND they mean anybody.
+_UNSPECIFIED: frozenset[Address] = frozenset((IPv4Address("0.0.0.0"), IPv6Address("::")))
 
 
 class Gate:
     """The policy of one worker.
 
-    *own* holds every address of this host; *listening* are our sockets' addresses; *outbounds*
-    are the ways out by name.
+    *outbounds* are the ways out by name; *own* holds every address of this host; *listening* are
+    our sockets' addresses. *rules* need *resolve*, which gives a name's addresses at the expense
+    of a client, and *literal*, which knows a text that is an address in an odd spelling.
     """
 
     def __init__(
@@ -27,48 +54,151 @@ class Gate:
         outbounds: Mapping[str, Outbound],
         own: Container[Address],
         listening: Collection[Endpoint],
+        rules: Sequence[Rule] = (),
+        resolve: Resolve | None = None,
+        literal: Literal | None = None,
     ) -> None:
+        assert not rules or (resolve and literal), "rules are about addresses too"
         self._outbounds = outbounds
         self._own = own
+        self._rules = rules
+        self._resolve = resolve
+        self._literal = literal
+        self._pages: dict[str, Page] = {}
         self._listening: dict[int, list[Address]] = {}
         for endpoint in listening:
             assert not isinstance(endpoint.host, str), "a socket is bound to an address"
             self._listening.setdefault(endpoint.port, []).append(endpoint.host)
 
-    def decide(self, request: Request, listener: Listener) -> Route:
-        """Choose the way out. Raises DeniedError for what is refused whatever it resolves to."""
-        port = request.target.port
-        if request.command is Command.CONNECT and port == 0:
-            raise DeniedError("port 0")
-        if port == SMTP_PORT:
-            raise DeniedError("port 25 is closed")
-        if listener.via == "deny":
-            raise DeniedError("via is deny")
-        permit = self.permit_local if listener.loopback else self.permit_public
-        return Route(self._outbounds[listener.via], permit)
+    def admit(self, subject: Subject) -> None:
+        """Raises DeniedError for a client that is not let in, or that may reach no target at all.
 
-    def permit_local(self, endpoint: Endpoint) -> None:
+        A listener that is open by rule alone lets in who is in the `client` of some rule for it
+        that is not deny. What that rule says besides is for the targets.
+        """
+        page = self._page(subject.listener)
+        self._let_in(subject, page)
+        clause = page.forbids_all(subject)
+        if clause is not None:
+            raise DeniedError(f"{clause.label} is deny")
+
+    def decide(self, subject: Subject, target: Endpoint) -> Route:
+        """Choose the way out, as told above. Only the permit judges the addresses themselves.
+
+        Waits where a name must be resolved first. Raises DeniedError, ResolveError and LimitError.
+        """
+        if target.port == 0 and subject.command is not Command.BIND:
+            raise DeniedError("port 0")
+        page = self._page(subject.listener)
+        if page.plain and subject.command is not Command.BIND:
+            return self._decide_plain(subject.listener, target)
+        self._let_in(subject, page)
+        address = self._address_of(target.host)
+        if address is not None:
+            case = Case(page.clauses, subject, None, target.port, self._own)
+            return self._decide_addresses(case, (address,), target)
+        name = str(target.host).lower().removesuffix(".")
+        case = Case(page.clauses, subject, name, target.port, self._own)
+        return self._decide_name(case, name, target)
+
+    def _decide_plain(self, listener: Listener, target: Endpoint) -> Route:
+        """Decide where there are no rules, at the least cost: most installations have none."""
+        if target.port == SMTP_PORT and listener.target is None:
+            raise DeniedError("port 25 is closed")
+        if listener.via == DENY:
+            raise DeniedError("via is deny")
+        permit = self._permit_local if _is_trusted(listener) else self._permit_public
+        return Route(self._outbounds[listener.via], target, permit)
+
+    def _decide_name(self, case: Case, name: str, target: Endpoint) -> Route:
+        certain, undecided = case.foresee(name)
+        way = case.way(certain)
+        others = {case.way(clause) for clause in undecided}
+        if way not in (DIRECT, DENY) or (way == DIRECT and others <= {DIRECT, DENY}):
+            return self._route(case, way, target)
+        if way == DENY and others <= {DENY}:
+            raise DeniedError(case.refusal(certain))
+        assert self._resolve is not None, "rules come with a resolver"
+        addresses = self._resolve(str(target.host), case.subject.client)
+        return self._decide_addresses(case, [unmapped(one) for one in addresses], target)
+
+    def _decide_addresses(
+        self, case: Case, addresses: Sequence[Address], target: Endpoint
+    ) -> Route:
+        clauses = [case.find(address) for address in addresses]
+        ways = [case.way(clause) for clause in clauses]
+        if DIRECT in ways:
+            return self._route(case, DIRECT, target)
+        for address, way in zip(addresses, ways, strict=True):
+            if way != DENY:
+                there = target if case.name is None else Endpoint(address, target.port)
+                return self._route(case, way, there)
+        raise DeniedError(f"{Endpoint(addresses[0], target.port)}: {case.refusal(clauses[0])}")
+
+    def _route(self, case: Case, way: str, target: Endpoint) -> Route:
+        return Route(self._outbounds[way], target, partial(self._permit, case, way))
+
+    def _permit(self, case: Case, way: str, endpoint: Endpoint) -> None:
+        """Judge an address for *way*. Rules on `port` go by the one asked for."""
+        address = _address(endpoint)
+        clause = case.find(address)
+        found = case.way(clause)
+        if found == DENY:
+            raise DeniedError(f"{endpoint}: {case.refusal(clause)}")
+        if found != way:
+            raise DeniedError(f"{endpoint}: {clause.label} is {found}, not {way}")
+        if case.subject.command is not Command.BIND:
+            self._permit_local(endpoint)
+        elif address in _UNSPECIFIED and not clause.opens(None, address):
+            raise DeniedError(f"{endpoint}: no rule lets anybody connect")
+        if not _is_trusted(case.subject.listener) and not clause.opens(case.name, address):
+            self._refuse_inside(endpoint, address)
+
+    def _permit_local(self, endpoint: Endpoint) -> None:
         """Judge an address for clients of this host: all but our own ports."""
         own = self._listening.get(endpoint.port)
         if own is not None and self._is_ours(_address(endpoint), own):
             raise DeniedError(f"{endpoint}: a port of this proxy")
 
-    def permit_public(self, endpoint: Endpoint) -> None:
+    def _permit_public(self, endpoint: Endpoint) -> None:
         """Judge an address for clients from elsewhere: public, and none of this host."""
-        self.permit_local(endpoint)
-        address = _address(endpoint)
+        self._permit_local(endpoint)
+        self._refuse_inside(endpoint, _address(endpoint))
+
+    def _refuse_inside(self, endpoint: Endpoint, address: Address) -> None:
         if not is_public(address):
             raise DeniedError(f"{endpoint}: not a public address")
         if address in self._own:
             raise DeniedError(f"{endpoint}: an address of this host")
 
     def _is_ours(self, host: Address, bound: list[Address]) -> bool:
-        if host in _THIS_HOST:
+        if host in _UNSPECIFIED:
             return True
         if host in bound:
             return True
-        wildcard = any(address in _THIS_HOST for address in bound)
+        wildcard = any(address in _UNSPECIFIED for address in bound)
         return wildcard and (is_loopback(host) or host in self._own)
+
+    def _let_in(self, subject: Subject, page: Page) -> None:
+        if not page.lets_in(subject.client):
+            raise DeniedError("no rule lets this client in")
+
+    def _page(self, listener: Listener) -> Page:
+        page = self._pages.get(listener.name)
+        if page is None:
+            page = self._pages[listener.name] = Page(listener, self._rules)
+        return page
+
+    def _address_of(self, host: Address | str) -> Address | None:
+        if not isinstance(host, str):
+            return unmapped(host)
+        found = None if self._literal is None else self._literal(host)
+        return None if found is None else unmapped(found)
+
+
+def _is_trusted(listener: Listener) -> bool:
+    """Tell whether what is not public is open to its clients, on this host or without a choice."""
+    return listener.loopback or listener.target is not None
 
 
 def _address(endpoint: Endpoint) -> Address:
