@@ -47,6 +47,14 @@ class Aead(Protocol):
         """Write what was sealed into *buf*, exactly TAG_BYTES shorter. Raises BadTag."""
         ...
 
+    def encrypt(self, nonce: bytes, data: Buffer, associated_data: None, /) -> bytes:
+        """Return sealed *data* with its tag: for a message by itself."""
+        ...
+
+    def decrypt(self, nonce: bytes, data: Buffer, associated_data: None, /) -> bytes:
+        """Return what was sealed. Raises BadTag."""
+        ...
+
 
 class TwinAead:
     """pycryptodome's: a cipher object for each call, so many times slower."""
@@ -61,22 +69,29 @@ class TwinAead:
         self, nonce: bytes, data: Buffer, associated_data: None, buf: memoryview, /
     ) -> int:
         """See Aead."""
-        sealed, tag = self._cipher(nonce).encrypt_and_digest(data)
-        buf[: len(sealed)] = sealed
-        buf[len(sealed) :] = tag
+        buf[:] = self.encrypt(nonce, data, None)
         return len(buf)
 
     def decrypt_into(
         self, nonce: bytes, data: Buffer, associated_data: None, buf: memoryview, /
     ) -> int:
         """See Aead."""
+        buf[:] = self.decrypt(nonce, data, None)
+        return len(buf)
+
+    def encrypt(self, nonce: bytes, data: Buffer, associated_data: None, /) -> bytes:
+        """See Aead."""
+        sealed, tag = self._cipher(nonce).encrypt_and_digest(data)
+        return bytes(sealed + tag)
+
+    def decrypt(self, nonce: bytes, data: Buffer, associated_data: None, /) -> bytes:
+        """See Aead."""
         view = memoryview(data)
         try:
             plain = self._cipher(nonce).decrypt_and_verify(view[:-TAG_BYTES], view[-TAG_BYTES:])
         except ValueError as error:
             raise BadTag from error
-        buf[:] = plain
-        return len(plain)
+        return bytes(plain)
 
     def _cipher(self, nonce: bytes):  # type: ignore[no-untyped-def]  # no common base there
         if self._chacha:

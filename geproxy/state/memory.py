@@ -1,6 +1,8 @@
-"""The same memory for one process: what the shared one is held to by the tests."""
+"""The same memory for one process: for what only that process hears, and as the tests' measure."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 
 class ProcessMemory:
@@ -8,7 +10,8 @@ class ProcessMemory:
 
     def __init__(self, keys: int) -> None:
         self._keys = keys
-        self._seen: dict[bytes, None] = {}
+        # A dict would be searched from its emptied front for the oldest key.
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
 
     def remember_once(self, key: bytes) -> bool:
         """True for the first to say *key*; False after that, for as long as it is remembered."""
@@ -16,5 +19,5 @@ class ProcessMemory:
             return False
         self._seen[key] = None
         if len(self._seen) > self._keys:
-            del self._seen[next(iter(self._seen))]
+            self._seen.popitem(last=False)
         return True

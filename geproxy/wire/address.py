@@ -67,3 +67,23 @@ def encode_address(endpoint: Endpoint) -> bytes:
         return b"\x04" + host.packed + port
     name = host.encode("utf-8", "surrogateescape")
     return bytes((AddressType.NAME, len(name))) + name + port
+
+
+def split_address(data: bytes, start: int) -> tuple[bytes, bytes]:
+    """Cut a datagram behind the block ATYP ADDR PORT at *start*: the block as it is, and the rest.
+
+    Raises ProtocolError where no whole block is there. What it says is looked at when it is met
+    for the first time, by decode_address().
+    """
+    kind = data[start] if len(data) > start else 0
+    if kind == AddressType.IPV4:
+        end = start + 7
+    elif kind == AddressType.IPV6:
+        end = start + 19
+    elif kind == AddressType.NAME and len(data) > start + 1:
+        end = start + 4 + data[start + 1]
+    else:
+        raise ProtocolError("no address at the front of a datagram", Outcome.ADDRESS_UNSUPPORTED)
+    if len(data) < end:
+        raise ProtocolError("a datagram shorter than its address")
+    return data[start:end], data[end:]
