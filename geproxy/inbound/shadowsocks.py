@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
+from geproxy.crypto.salts import SaltMaker
 from geproxy.crypto.secret import Secret
-from geproxy.errors import AuthenticationError, ProtocolError
+from geproxy.errors import AuthenticationError, CommandError, ProtocolError, ReplayError
 from geproxy.net.deadline import absorb
 from geproxy.net.forward import BufferPool
 from geproxy.net.sealed import SealedStream
-from geproxy.terms import Command, Endpoint, Outcome, Store, Stream
+from geproxy.seams import Store, Stream
+from geproxy.terms import Command, Endpoint, Outcome
+from geproxy.wire.address import split_address
+from geproxy.wire.sealed_datagram import open_datagram, seal_datagram
 from geproxy.wire.shadowsocks import MAX_TARGET_BYTES, Target
+
+ROLE = b"geproxy listen"
 
 
 class ShadowsocksRequest:
@@ -18,6 +26,7 @@ class ShadowsocksRequest:
 
     command = Command.CONNECT
     user = None
+    claimed = None
 
     def __init__(self, stream: SealedStream, target: Endpoint) -> None:
         self.stream = stream
@@ -28,6 +37,11 @@ class ShadowsocksRequest:
 
     def refuse(self, outcome: Outcome) -> None:
         """Say nothing: the connection's end is the answer. Only a holder of the key gets it."""
+
+    @property
+    def codec(self) -> NoReturn:
+        """Raise CommandError: datagrams come by a socket of their own here."""
+        raise CommandError("no UDP ASSOCIATE in Shadowsocks")
 
 
 class ShadowsocksInbound:
@@ -52,3 +66,28 @@ class ShadowsocksInbound:
             absorb(stream)
             raise
         return ShadowsocksRequest(sealed, target.endpoint)
+
+
+class ShadowsocksDatagrams:
+    """What clients seal one by one; *salts* keeps any of it from being relayed twice."""
+
+    __slots__ = ("_maker", "_salts", "_secret")
+
+    def __init__(self, secret: Secret, salts: Store) -> None:
+        self._secret = secret
+        self._salts = salts
+        self._maker = SaltMaker(secret, ROLE)
+
+    def read(self, datagram: bytes) -> tuple[bytes, bytes]:
+        """See seams.DatagramCodec. Raises AuthenticationError, ReplayError, ProtocolError.
+
+        Its salt is claimed once the datagram is known to be authentic, and not before.
+        """
+        salt, plain = open_datagram(self._secret, datagram)
+        if self._maker.is_ours(salt) or not self._salts.remember_once(salt):
+            raise ReplayError("a datagram that was sent before")
+        return split_address(plain, 0)
+
+    def write(self, head: bytes, data: bytes) -> bytes:
+        """See seams.DatagramCodec."""
+        return seal_datagram(self._secret, self._maker.make(), head + data)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from ipaddress import IPv4Address
 
 from geproxy.errors import AuthenticationError, CommandError, GeproxyError, ProtocolError
-from geproxy.terms import Authenticator, Command, Endpoint, Outcome, Stream
+from geproxy.seams import Authenticator, Stream
+from geproxy.terms import Command, Endpoint, Outcome
 from geproxy.wire import userpass
+from geproxy.wire.address import split_address
+from geproxy.wire.fragments import Reassembly
 from geproxy.wire.socks5 import (
     MAX_GREETING_BYTES,
     MAX_REQUEST_BYTES,
@@ -19,6 +23,8 @@ from geproxy.wire.socks5 import (
     SocksRequest,
 )
 
+HEADER_BYTES = 3  # RSV RSV FRAG
+WHOLE = bytes(HEADER_BYTES)  # FRAG 0
 NOWHERE = Endpoint(IPv4Address(0), 0)  # BND.ADDR of a reply that bound nothing
 
 COMMANDS = {
@@ -46,6 +52,8 @@ class Socks5Request:
 
     __slots__ = ("command", "stream", "target", "user")
 
+    claimed = None
+
     def __init__(
         self, stream: Stream, user: str | None, command: Command, target: Endpoint
     ) -> None:
@@ -61,6 +69,35 @@ class Socks5Request:
     def refuse(self, outcome: Outcome) -> None:
         """Send the REP for *outcome*."""
         refuse(self.stream, outcome)
+
+    @property
+    def codec(self) -> Socks5Datagrams:
+        """How one association's client writes its datagrams."""
+        return Socks5Datagrams()
+
+
+class Socks5Datagrams:
+    """RSV RSV FRAG ATYP DST.ADDR DST.PORT DATA (RFC 1928 §7), of one association."""
+
+    __slots__ = ("_fragments",)
+
+    def __init__(self) -> None:
+        self._fragments = Reassembly()
+
+    def read(self, datagram: bytes) -> tuple[bytes, bytes] | None:
+        """See seams.DatagramCodec. RSV is not looked at, as in a request.
+
+        Raises ProtocolError, and DropError for fragments that will never be whole.
+        """
+        head, data = split_address(datagram, HEADER_BYTES)
+        frag = datagram[HEADER_BYTES - 1]
+        if frag or self._fragments.pending:
+            return self._fragments.add(frag, head, data, time.monotonic())
+        return head, data
+
+    def write(self, head: bytes, data: bytes) -> bytes:
+        """See seams.DatagramCodec. We never fragment: what is too long for UDP is dropped."""
+        return WHOLE + head + data
 
 
 class Socks5Inbound:

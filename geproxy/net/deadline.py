@@ -9,7 +9,7 @@ from gevent import get_hub, getcurrent, sleep
 from gevent.event import Event
 
 from geproxy.errors import DeadlineError, GeproxyError
-from geproxy.terms import Stream
+from geproxy.seams import Stream
 
 ABSORB_BYTES = 64 * 1024
 

@@ -6,7 +6,7 @@ from gevent import sleep
 
 from geproxy.errors import DeadlineError, ResetError
 from geproxy.net.deadline import Deadline
-from geproxy.terms import Stream
+from geproxy.seams import Stream
 from geproxy.wire.shadowsocks import MAX_CHUNK_BYTES, MAX_SEALED_CHUNK_BYTES
 
 # Chosen here

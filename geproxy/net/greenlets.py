@@ -11,9 +11,8 @@ from gevent.event import Event
 from gevent.hub import spawn_raw
 from greenlet import greenlet
 
-from geproxy.errors import GeproxyError
-
 __all__ = [
+    "Crew",
     "Event",
     "assert_fork_safe",
     "getcurrent",
@@ -53,7 +52,7 @@ def spawn(function: Callable[[], None]) -> greenlet:
     return started
 
 
-def interrupt(target: greenlet, error: GeproxyError) -> None:
+def interrupt(target: greenlet, error: Exception) -> None:
     """Raise *error* in *target* at the wait it stands in, soon. A finished one is left alone."""
     get_hub().loop.run_callback(_throw, target, error)
 
@@ -98,10 +97,69 @@ def run_both(here: Callable[[], None], there: Callable[[], None]) -> None:
     finally:
         inside = False
         if not done.is_set():
-            # By way of the loop, after the start that spawn_raw queued: a greenlet that is killed
-            # before it started never runs its finally.
-            get_hub().loop.run_callback(_throw, other, gevent.GreenletExit())
+            _dismiss(other)
             _outlast(done)
+
+
+class Crew:
+    """Greenlets that work for one owner, and end with it.
+
+    *fail* hears of an error of any of them, in that greenlet; the others go on until end().
+    """
+
+    __slots__ = ("_ended", "_ending", "_fail", "_members")
+
+    def __init__(self, fail: Callable[[Exception], None]) -> None:
+        self._fail = fail
+        self._members: set[greenlet] = set()
+        self._ended = Event()
+        self._ending = False
+
+    def spawn(self, function: Callable[[], None]) -> None:
+        """Have *function* run in a greenlet of its own."""
+        self._ended.clear()
+        member = spawn_raw(self._run, function)
+        self._members.add(member)
+        if self._ending:  # by a member that end() found before its start
+            _dismiss(member)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def wait(self) -> None:
+        """Return when none of them runs any more."""
+        if self._members:
+            self._ended.wait()
+
+    def _run(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._members.discard(getcurrent())
+            if not self._members:
+                self._ended.set()
+
+    def end(self) -> None:
+        """End all of them; nothing of them runs any more when this returns.
+
+        Not for a member to call, which would wait for itself.
+        """
+        self._ending = True
+        if not self._members:
+            return
+        for member in self._members:
+            _dismiss(member)
+        _outlast(self._ended)
+
+
+def _dismiss(member: greenlet) -> None:
+    """End *member* by way of the loop, after the start that spawn_raw queued.
+
+    A greenlet that is killed before it started never runs its finally.
+    """
+    get_hub().loop.run_callback(_throw, member, gevent.GreenletExit())
 
 
 def _outlast(done: Event) -> None:

@@ -8,7 +8,8 @@ from geproxy.crypto.secret import Secret
 from geproxy.errors import ProtocolError, ReplayError, ResetError
 from geproxy.net.forward import READ_BYTES, BufferPool
 from geproxy.net.stream import MessageReader
-from geproxy.terms import Endpoint, Store, Stream
+from geproxy.seams import Store, Stream
+from geproxy.terms import Endpoint
 from geproxy.wire.shadowsocks import MAX_CHUNK_BYTES, ChunkOpener, ChunkSealer
 
 
@@ -197,7 +198,7 @@ class SealedStream(MessageReader):
 
     @property
     def unanswered(self) -> bool:
-        """See terms.Stream."""
+        """See seams.Stream."""
         return self._inner.unanswered
 
     # -- ending --------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ class SealedStream(MessageReader):
         self._inner.abort()
 
     def linger(self, seconds: float) -> None:
-        """See terms.Stream."""
+        """See seams.Stream."""
         self._inner.linger(seconds)
 
     def close(self) -> None:

@@ -20,6 +20,8 @@ UNANSWERED_TRIES = 2
 
 LINGER_ABORT = struct.pack("ii", 1, 0)  # close() sends RST and drops what is unsent
 
+RECEIVE_BUFFER_BYTES = 1 << 20  # UDP that waits while the loop is busy; net.core.rmem_max caps it
+
 CONNECTION_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),  # a relay adds no delay of its own
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -33,6 +35,11 @@ def prepare_connection(sock: socket.socket) -> None:
     """Set what every connection has. On a listening socket: accepted ones inherit all of it."""
     for level, option, value in CONNECTION_OPTIONS:
         sock.setsockopt(level, option, value)
+
+
+def prepare_datagrams(sock: socket.socket) -> None:
+    """Set what every UDP socket has."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
 
 def unanswered(sock: socket.socket) -> bool:

@@ -11,7 +11,8 @@ from gevent import get_hub, sleep
 from geproxy.errors import DeadlineError, ProtocolError, ResetError, VanishedError
 from geproxy.net.deadline import Deadline
 from geproxy.net.sockopt import reset_on_close, unanswered
-from geproxy.terms import Decoder, Endpoint
+from geproxy.seams import Decoder, Stream
+from geproxy.terms import Endpoint
 
 if TYPE_CHECKING:
     from gevent._types import _IoWatcher as Watcher
@@ -34,7 +35,7 @@ class MessageReader:
         self._leftover = b""
 
     def recv(self, size_bytes: int) -> bytes:
-        """See terms.Stream: the leftover first."""
+        """See seams.Stream: the leftover first."""
         raise NotImplementedError
 
     def _take_leftover(self, size_bytes: int) -> bytes:
@@ -59,8 +60,31 @@ class MessageReader:
             data += more
 
 
+class _FirstByte:
+    """The message that is there as soon as anything is. It uses nothing: who reads next has it."""
+
+    @staticmethod
+    def decode(data: bytes) -> tuple[int, int] | None:
+        """Give the first byte, and that 0 bytes were used; None before it is here."""
+        return (data[0], 0) if data else None
+
+
+def peek(stream: Stream) -> int:
+    """Wait for the first byte of what comes next, and leave it there.
+
+    Raises ProtocolError at the end of the stream, and ResetError.
+    """
+    return stream.read_message(_FirstByte, 1)
+
+
+def read_to_end(stream: Stream) -> None:
+    """Wait for the end of a stream that has nothing more to say; what it says is dropped."""
+    while stream.recv(MESSAGE_READ_BYTES):
+        sleep(0)  # who sends faster than we read would keep the loop to itself
+
+
 class SocketStream(MessageReader):
-    """A connected, non-blocking TCP socket; see terms.Stream for what each call promises."""
+    """A connected, non-blocking TCP socket; see seams.Stream for what each call promises."""
 
     __slots__ = ("_bound", "_broken", "_peer", "_reader", "_sent", "_socket", "_writer")
 
@@ -193,8 +217,7 @@ class SocketStream(MessageReader):
         try:
             with Deadline(seconds, "the last reply", enough):
                 self.close_write()
-                while self.recv(MESSAGE_READ_BYTES):
-                    sleep(0)  # who sends faster than we read would keep the loop to itself
+                read_to_end(self)
         except ResetError:
             pass  # gone already: there is nobody to deliver to
         except DeadlineError as error:

@@ -2,19 +2,131 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from geproxy.errors import DropError
+from geproxy.net.datagram import DatagramSocket, Sockaddr, adopted, open_outwards
 from geproxy.net.dialer import Dialer
+from geproxy.net.peerport import PeerPort, address_towards
 from geproxy.net.stream import SocketStream
-from geproxy.terms import Endpoint, Permit
+from geproxy.seams import Permit, Place, Request
+from geproxy.terms import Address, Endpoint, Filtering, Offer
+from geproxy.wire.address import encode_address
+
+# Chosen here
+HANDED_OVER = 256  # of those, the latest that another worker hears of
+REMEMBERED = 4096  # sources, and targets for the filter: about 1 MiB each where all are used
 
 
 class DirectOutbound:
-    """Dials targets from this host."""
+    """Reaches targets from this host."""
 
     name = "direct"
 
     def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
 
-    def connect(self, target: Endpoint, permit: Permit, client: Endpoint) -> SocketStream:
-        """Connect to *target*. See terms.Outbound and Dialer for what is raised."""
+    def connect(self, target: Endpoint, permit: Permit, client: Address) -> SocketStream:
+        """Connect to *target*. See seams.Outbound and Dialer for what is raised."""
         return self._dialer.connect(target, permit, client)
+
+    def bind(self, request: Request, permit: Permit, offer: Offer) -> PeerPort:
+        """Listen for the peer that DST.ADDR names; 0.0.0.0 and :: are anybody.
+
+        DST.PORT is where the client reached that peer, and not where the peer connects from: an
+        FTP client sends 21, and the data comes from 20.
+        """
+        control = request.stream
+        client = control.peer.host
+        assert not isinstance(client, str), "a client's endpoint holds its address"
+        expected = [one.host for one in self._dialer.permitted(request.target, permit, client)]
+        first = expected[0]
+        assert not isinstance(first, str), "it has been resolved"
+        if first.is_unspecified:
+            host = control.bound.host
+            assert not isinstance(host, str), "a socket is bound to an address"
+            return PeerPort(host, offer.ports, None)
+        return PeerPort(address_towards(first), offer.ports, frozenset(expected))
+
+    def associate(self, client: Address, filtering: Filtering) -> DirectDatagrams:
+        """Open a port for datagrams. Raises DialError."""
+        return DirectDatagrams(open_outwards(), self._dialer, filtering)
+
+    def adopt(self, descriptor: int, known: list[Any], filtering: Filtering) -> DirectDatagrams:
+        """See seams.Outbound; *known* is what the filter lets pass."""
+        way = DirectDatagrams(adopted(descriptor), self._dialer, filtering)
+        for key in known:
+            way.let_in(tuple(key) if isinstance(key, list) else key)
+        return way
+
+
+class DirectDatagrams:
+    """One port, from which all targets are reached and at which all of them answer."""
+
+    __slots__ = ("_dialer", "_heads", "_key", "_reached", "_socket")
+
+    def __init__(self, sock: DatagramSocket, dialer: Dialer, filtering: Filtering) -> None:
+        self._socket = sock
+        self._dialer = dialer
+        self._key = _KEYS[filtering]
+        self._heads: dict[Sockaddr, bytes] = {}  # of those that may answer
+        self._reached: dict[object, None] = {}  # what the filter lets pass, oldest first
+
+    def find(self, target: Endpoint, permit: Permit, client: Address) -> Place:
+        """See seams.Datagrams: the first address of *target* that may be sent to."""
+        return self._socket.place(self._dialer.permitted(target, permit, client)[0])
+
+    def send(self, head: bytes, data: bytes, place: Place) -> None:
+        """See seams.Datagrams."""
+        assert place is not None, "find() has given one"
+        if self._key is not None:
+            self.let_in(self._key(place))
+        self._socket.send_to(data, place)
+
+    def receive(self) -> tuple[bytes, bytes] | None:
+        """See seams.Datagrams. Raises DropError for what the filter refuses."""
+        received = self._socket.receive()
+        if received is None:
+            return None
+        data, source = received
+        head = self._heads.get(source)
+        if head is None:
+            head = self._meet(source)
+        return head, data
+
+    def _meet(self, source: Sockaddr) -> bytes:
+        if self._key is not None and self._key(source) not in self._reached:
+            raise DropError("filtered")
+        if len(self._heads) >= REMEMBERED:
+            self._heads.clear()
+        head = self._heads[source] = encode_address(Endpoint.from_sockaddr(source))
+        return head
+
+    def let_in(self, key: object) -> None:
+        """Have the filter let *key* pass, an address or an address and port."""
+        reached = self._reached
+        if key in reached:
+            return
+        if len(reached) >= REMEMBERED:
+            del reached[next(iter(reached))]
+            self._heads.clear()
+        reached[key] = None
+
+    def wait_readable(self) -> None:
+        """See seams.Datagrams."""
+        self._socket.wait_readable()
+
+    def duplicate(self) -> tuple[int, list[Any]]:
+        """See seams.Datagrams."""
+        return self._socket.duplicate(), list(self._reached)[-HANDED_OVER:]
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._socket.close()
+
+
+_KEYS = {
+    Filtering.NONE: None,
+    Filtering.ADDRESS: lambda place: place[0],
+    Filtering.PORT: lambda place: place[:2],
+}

@@ -1,39 +1,123 @@
-"""The way through a Shadowsocks peer (SIP004): it resolves the name and dials the target."""
+"""The way through a Shadowsocks peer (SIP004): it resolves the name and reaches the target."""
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
+from geproxy.crypto.salts import SaltMaker
 from geproxy.crypto.secret import Secret
+from geproxy.errors import CommandError, ReplayError
+from geproxy.net.datagram import DatagramSocket, adopted, open_towards
 from geproxy.net.dialer import Dialer
 from geproxy.net.forward import BufferPool
 from geproxy.net.resolver import literal
 from geproxy.net.sealed import SealedStream
-from geproxy.terms import Endpoint, Permit
+from geproxy.seams import Permit, Place, Request, Store
+from geproxy.terms import Address, Endpoint, Filtering, Offer
+from geproxy.wire.address import split_address
+from geproxy.wire.sealed_datagram import open_datagram, seal_datagram
 from geproxy.wire.shadowsocks import Target
+
+ROLE = b"geproxy via"
 
 
 class ShadowsocksOutbound:
     """One [via.NAME] with an ss:// URL."""
 
     def __init__(
-        self, name: str, peer: Endpoint, secret: Secret, dialer: Dialer, pool: BufferPool
+        self,
+        name: str,
+        peer: Endpoint,
+        secret: Secret,
+        dialer: Dialer,
+        pool: BufferPool,
+        salts: Store,
     ) -> None:
+        """*salts* remembers those of the peer's datagrams: none of them is delivered twice."""
         self.name = name
         self._peer = peer
         self._secret = secret
         self._dialer = dialer
         self._pool = pool
+        self._salts = salts
+        self._maker = SaltMaker(secret, ROLE)
 
-    def connect(self, target: Endpoint, permit: Permit, client: Endpoint) -> SealedStream:
+    def connect(self, target: Endpoint, permit: Permit, client: Address) -> SealedStream:
         """Connect to the peer; *target* travels in front of the first bytes.
 
         What becomes of the target only the far end knows: the wire format has no answer for it.
-        An address is judged here as well, a name only there, where it is resolved.
         """
-        address = literal(target.host) if isinstance(target.host, str) else target.host
-        if address is not None:
-            permit(Endpoint(address, target.port))
+        _judge(target, permit)
         stream = self._dialer.connect(self._peer, _trusted, client)
         return SealedStream(stream, self._secret, self._pool, head=Target(target).encode())
+
+    def bind(self, request: Request, permit: Permit, offer: Offer) -> NoReturn:
+        """Raise CommandError: the wire format has no BIND."""
+        raise CommandError("there is no BIND through a Shadowsocks peer")
+
+    def associate(self, client: Address, filtering: Filtering) -> SealedDatagrams:
+        """Open a port towards the peer. Whose answers the far end lets in is for it to filter.
+
+        Raises DialError.
+        """
+        peer = self._dialer.permitted(self._peer, _trusted, client)[0]
+        return SealedDatagrams(open_towards(peer), self._secret, self._maker, self._salts)
+
+    def adopt(self, descriptor: int, known: list[Any], filtering: Filtering) -> SealedDatagrams:
+        """See seams.Outbound."""
+        return SealedDatagrams(adopted(descriptor), self._secret, self._maker, self._salts)
+
+
+class SealedDatagrams:
+    """One port towards the peer, which has a port for us towards all targets."""
+
+    __slots__ = ("_maker", "_salts", "_secret", "_socket")
+
+    def __init__(
+        self, sock: DatagramSocket, secret: Secret, maker: SaltMaker, salts: Store
+    ) -> None:
+        self._socket = sock
+        self._secret = secret
+        self._maker = maker
+        self._salts = salts
+
+    def find(self, target: Endpoint, permit: Permit, client: Address) -> Place:
+        """See seams.Datagrams: everything goes to the peer."""
+        _judge(target, permit)
+        return None
+
+    def send(self, head: bytes, data: bytes, place: Place) -> None:
+        """See seams.Datagrams."""
+        self._socket.send(seal_datagram(self._secret, self._maker.make(), head + data))
+
+    def receive(self) -> tuple[bytes, bytes] | None:
+        """See seams.Datagrams. Raises AuthenticationError, ReplayError and ProtocolError."""
+        received = self._socket.receive()
+        if received is None:
+            return None
+        salt, plain = open_datagram(self._secret, received[0])
+        if self._maker.is_ours(salt) or not self._salts.remember_once(salt):
+            raise ReplayError("a datagram that was sent before")
+        return split_address(plain, 0)
+
+    def wait_readable(self) -> None:
+        """See seams.Datagrams."""
+        self._socket.wait_readable()
+
+    def duplicate(self) -> tuple[int, list[Any]]:
+        """See seams.Datagrams."""
+        return self._socket.duplicate(), []
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._socket.close()
+
+
+def _judge(target: Endpoint, permit: Permit) -> None:
+    """Judge an address here as well; a name is judged only where it is resolved."""
+    address = literal(target.host) if isinstance(target.host, str) else target.host
+    if address is not None:
+        permit(Endpoint(address, target.port))
 
 
 def _trusted(endpoint: Endpoint) -> None:

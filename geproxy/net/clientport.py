@@ -1,0 +1,74 @@
+"""The port of one UDP association: its client uses it, and nobody else (RFC 1928 §7)."""
+
+from __future__ import annotations
+
+from geproxy.errors import DropError
+from geproxy.net.datagram import Sockaddr, open_towards_clients
+from geproxy.terms import Address, Endpoint, plain_address
+
+
+class ClientPort:
+    """A port at the address where the client reached us.
+
+    It hears the address of the client's TCP connection, and of that the one port which the client
+    announced, or else the first that speaks.
+    """
+
+    __slots__ = ("_client", "_place", "_socket", "bound")
+
+    def __init__(
+        self, address: Address, ports: range | None, client: Address, announced: Endpoint
+    ) -> None:
+        """*announced* is DST.ADDR and DST.PORT of the request. Raises DialError."""
+        self._socket = open_towards_clients(address, ports)
+        self._client = client
+        self._place: Sockaddr | None = None
+        self.bound = Endpoint(address, self._socket.bound.port)
+        # Behind NAT a client announces an address, and so a port, that we never see.
+        if announced.port and announced.host in (client, *_UNKNOWN):
+            try:
+                self._lock(Endpoint(client, announced.port).sockaddr)
+            except DropError:
+                pass  # a link-local address without its interface: the first that speaks, then
+
+    def receive(self) -> bytes | None:
+        """Take the client's next datagram; None: there is none.
+
+        Raises DropError for a stranger's.
+        """
+        received = self._socket.receive()
+        if received is None:
+            return None
+        data, source = received
+        if source != self._place:
+            self._meet(source)
+        return data
+
+    def _meet(self, source: Sockaddr) -> None:
+        if self._place is not None or plain_address(source[0]) != self._client:
+            raise DropError("stranger")
+        self._lock(source)
+
+    def _lock(self, place: Sockaddr) -> None:
+        """Hear *place* alone. The kernel drops the rest, and what it had taken before we do."""
+        try:
+            self._place = self._socket.connect(place)
+        except OSError as error:
+            raise DropError("unreachable") from error
+
+    def send(self, data: bytes) -> None:
+        """Send to the client, once we know its port. Raises DropError."""
+        if self._place is None:
+            raise DropError("early")
+        self._socket.send(data)
+
+    def wait_readable(self) -> None:
+        """Return once there may be something to receive."""
+        self._socket.wait_readable()
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._socket.close()
+
+
+_UNKNOWN = (plain_address("0.0.0.0"), plain_address("::"))  # RFC 1928 §6: of who does not know yet

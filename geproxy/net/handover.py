@@ -1,0 +1,67 @@
+"""A line between two workers: whole messages, with descriptors that change hands."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+from typing import Any
+
+from gevent import get_hub
+
+from geproxy.net.stream import READ, WRITE
+
+# Chosen here
+MAX_MESSAGE_BYTES = 64 * 1024  # a UDP client with 4096 remembered targets is cut to fewer
+MAX_DESCRIPTORS = 64  # ways out of one UDP client: the kernel takes 253
+
+Message = dict[str, Any]  # from our own program, of the same start
+
+
+class Line:
+    """One end of a SOCK_SEQPACKET pair that the master has made."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.setblocking(False)
+
+    def send(self, message: Message, descriptors: list[int]) -> None:
+        """Hand over copies of *descriptors*, and close ours. Raises OSError."""
+        data = json.dumps(message).encode()
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        try:
+            while True:
+                try:
+                    self._socket.sendmsg([data], rights if descriptors else [])
+                    return
+                except BlockingIOError:
+                    self._wait(WRITE)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def receive(self) -> tuple[Message, list[int]] | None:
+        """Take the next message; None at the end. Raises OSError."""
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(
+                    self._socket, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS
+                )
+                break
+            except BlockingIOError:
+                self._wait(READ)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # recv_fds passes no flags on (Python 3.11)
+        return (json.loads(data), descriptors) if data else None
+
+    def _wait(self, events: int) -> None:
+        watcher = get_hub().loop.io(self._socket.fileno(), events)
+        try:
+            get_hub().wait(watcher)
+        finally:
+            watcher.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
