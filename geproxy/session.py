@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import Protocol
 
 from geproxy.errors import (
     AuthenticationError,
-    CommandError,
     DeadlineError,
+    DialError,
     GeproxyError,
+    ProtocolError,
     ResetError,
     ShutdownError,
 )
+from geproxy.net.clientport import ClientPort
 from geproxy.net.deadline import Deadline
 from geproxy.net.forward import Flow
+from geproxy.net.greenlets import Crew, getcurrent, interrupt
+from geproxy.net.stream import peek, read_to_end
 from geproxy.observe.log import Log
 from geproxy.observe.record import Record
+from geproxy.relay.associations import Associations
+from geproxy.relay.datagram import Association, Ended, Reply, carry_up
 from geproxy.relay.stream import Relays
-from geproxy.terms import Command, Listener, Policy, Request, Route, Stream
+from geproxy.seams import Listener, Outbound, Policy, Request, Stream, Subject, Waiting
+from geproxy.terms import Command, Endpoint, Outcome
 
 # RFC 1928 §6 wants the connection closed within 10 s of a refusal; this is enough to deliver it.
 LINGER_SECONDS = 2.0
@@ -32,9 +40,15 @@ class Site(Protocol):
     @property
     def handshake_seconds(self) -> float: ...
     @property
+    def bind_seconds(self) -> float: ...
+    @property
     def policy(self) -> Policy: ...
     @property
     def relays(self) -> Relays: ...
+    @property
+    def associations(self) -> Associations: ...
+    @property
+    def outbounds(self) -> Mapping[str, Outbound]: ...
     @property
     def log(self) -> Log: ...
 
@@ -45,14 +59,15 @@ def serve(client: Stream, listener: Listener, site: Site) -> None:
     try:
         with Deadline(site.handshake_seconds, "the handshake"):
             request = listener.inbound.negotiate(client)
-        record.request = request
-        route = site.policy.decide(request, listener)
-        record.via = route.outbound.name
+        record.asked(request)
+        subject = Subject(listener, client.peer.address, request.user, request.command)
         match request.command:
             case Command.CONNECT:
-                connect(request, route, record, site)
-            case Command.BIND | Command.UDP_ASSOCIATE:
-                raise CommandError(f"{request.command.value} is not in this version")
+                connect(request, subject, record, site)
+            case Command.BIND:
+                bind(request, subject, record, site)
+            case Command.UDP_ASSOCIATE:
+                associate(request, subject, record, site)
     except GeproxyError as error:
         part(client, record, error, site.log)
     except Exception as bug:
@@ -63,18 +78,91 @@ def serve(client: Stream, listener: Listener, site: Site) -> None:
         client.close()
 
 
-def connect(request: Request, route: Route, record: Record, site: Site) -> None:
+def connect(request: Request, subject: Subject, record: Record, site: Site) -> None:
     """Open the way to the target, say so, and relay until both sides are done."""
+    route = site.policy.decide(subject, request.target)
+    record.via = route.outbound.name
     dial_started = time.monotonic()
-    target = route.outbound.connect(request.target, route.permit, record.client)
+    target = route.outbound.connect(route.target, route.permit, subject.client)
     record.connected(target, dial_started)
+    relay(request, target, target.bound, record, site)
+
+
+def relay(request: Request, target: Stream, bound: Endpoint, record: Record, site: Site) -> None:
+    """Grant the request with *bound*, and move bytes. Closes *target*."""
     up, down = Flow(), Flow()
     with whole_or_reset(target):
         try:
-            request.grant(target.bound)
+            request.grant(bound)
             site.relays.run(request.stream, target, up, down)
         finally:
             record.up_bytes, record.down_bytes = up.bytes, down.bytes
+
+
+def bind(request: Request, subject: Subject, record: Record, site: Site) -> None:
+    """Listen for the expected peer, say where, say who has come, and relay (RFC 1928 §4)."""
+    route = site.policy.decide(subject, request.target)
+    record.via = route.outbound.name
+    offer = subject.listener.offer
+    text = f"nobody came within {site.bind_seconds:g} seconds"
+    late = DialError(text, "timeout", Outcome.TIMED_OUT)
+    with closing(route.outbound.bind(request, route.permit, offer)) as waiting:
+        request.grant(Endpoint(offer.address or waiting.bound.host, waiting.bound.port))
+        wait_started = time.monotonic()
+        with Deadline(site.bind_seconds, "BIND", late):
+            peer = await_peer(waiting, request.stream)
+    record.connected(peer, wait_started)
+    relay(request, peer, peer.peer, record, site)
+
+
+def await_peer(waiting: Waiting, control: Stream) -> Stream:
+    """Wait for the peer, as long as the client does. Raises ResetError when that has left."""
+    crew = Crew(partial(interrupt, getcurrent()))
+    crew.spawn(partial(watch, control))
+    try:
+        return waiting.accept()
+    finally:
+        crew.end()
+
+
+def watch(control: Stream) -> None:
+    """Raise ResetError when the client leaves; bytes that it sends early stay for the relay."""
+    try:
+        peek(control)
+    except ProtocolError as error:
+        raise ResetError("the client has left") from error
+
+
+def associate(request: Request, subject: Subject, record: Record, site: Site) -> None:
+    """Relay the client's datagrams for as long as its connection stands (RFC 1928 §7)."""
+    site.policy.admit(subject)
+    control, offer, codec = request.stream, subject.listener.offer, request.codec
+    address = control.bound.address
+    with closing(ClientPort(address, offer.ports, subject.client, request.target)) as port:
+        record.address = port.bound
+        owner = getcurrent()
+
+        def reply(head: bytes, data: bytes) -> None:
+            port.send(codec.write(head, data))
+
+        association = open_association(subject, reply, partial(interrupt, owner), site)
+        try:
+            association.crew.spawn(partial(carry_up, port, codec, association))
+            request.grant(Endpoint(offer.address or address, port.bound.port))
+            read_to_end(control)
+        finally:
+            try:
+                site.associations.end(association)
+            finally:
+                record.relayed(association)
+
+
+def open_association(subject: Subject, reply: Reply, ended: Ended, site: Site) -> Association:
+    """Make an association whose every target is judged as *subject*'s."""
+    decide = partial(site.policy.decide, subject)
+    association = Association(subject.client, decide, reply, subject.listener.filtering, ended)
+    site.associations.add(association)
+    return association
 
 
 @contextmanager

@@ -5,28 +5,38 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 
+from geproxy.config.listeners import SOCKS_SCHEMES
 from geproxy.config.settings import Listen, Settings, Via
 from geproxy.crypto import aead
 from geproxy.crypto.password import dummy_hash
-from geproxy.inbound.shadowsocks import ShadowsocksInbound
+from geproxy.inbound.mixed import MixedInbound
+from geproxy.inbound.shadowsocks import ShadowsocksDatagrams, ShadowsocksInbound
+from geproxy.inbound.socks4 import Socks4Inbound
 from geproxy.inbound.socks5 import Socks5Inbound
+from geproxy.inbound.tunnel import TunnelDatagrams, TunnelInbound
 from geproxy.net.dialer import Dialer
 from geproxy.net.forward import BufferPool
 from geproxy.net.offload import Offload
-from geproxy.net.resolver import RES_OPTIONS, Resolver, system_look_up
+from geproxy.net.resolver import RES_OPTIONS, Resolver, literal, system_look_up
 from geproxy.net.route import OwnAddresses
 from geproxy.observe.log import Log
 from geproxy.outbound.direct import DirectOutbound
 from geproxy.outbound.shadowsocks import ShadowsocksOutbound
 from geproxy.policy.gate import Gate
 from geproxy.policy.users import Users
+from geproxy.relay.associations import Associations
 from geproxy.relay.stream import Relays
-from geproxy.terms import Endpoint, Inbound, Listener, Outbound, Store
+from geproxy.seams import DatagramCodec, Inbound, Listener, Outbound, Store
+from geproxy.state.memory import ProcessMemory
+from geproxy.terms import Endpoint, Filtering, Offer
+from geproxy.wire import socks4, socks5
 
 # One thread: logins, honest or not, take one core's share at most. Those that wait longer than
 # 32 hashes take (about 1.5 s) would not be served before their deadline under a flood.
 HASH_THREADS = 1
 HASHES_WAITING = 32
+# Of each peer's datagrams, in each worker: a recording is worth nothing while it is young.
+PEER_SALTS = 1 << 14
 
 
 class Site:
@@ -38,16 +48,20 @@ class Site:
         listening: Iterable[Endpoint],
         log: Log,
         salts: Mapping[str, Store],
+        datagram_salts: Mapping[str, Store],
     ) -> None:
         """*listening* are the addresses of all our listening sockets; *salts* what each sealed
-        listener remembers, by its name.
+        listener remembers of its streams, by its name, and *datagram_salts* of its datagrams.
         """
         limits = settings.limits
         self.log = log
         self.handshake_seconds = limits.handshake_seconds
+        self.bind_seconds = limits.bind_seconds
         self.pool = BufferPool()
         self.salts = salts
+        self.datagram_salts = datagram_salts
         self.relays = Relays(self.pool, limits.idle_seconds, limits.half_close_seconds)
+        self.associations = Associations(limits.udp_idle_seconds)
         self._hashes: Offload[bool] = Offload("passwords to check", HASH_THREADS, HASHES_WAITING)
         os.environ["RES_OPTIONS"] = RES_OPTIONS
         self._resolver = Resolver(
@@ -58,13 +72,34 @@ class Site:
         dialer = Dialer(self._resolver, limits.connect_seconds)
         outbounds: list[Outbound] = [DirectOutbound(dialer)]
         outbounds += [OUTBOUNDS[via.url.scheme](via, dialer, self.pool) for via in settings.via]
-        by_name = {outbound.name: outbound for outbound in outbounds}
-        self.policy = Gate(by_name, OwnAddresses(), list(listening))
+        self.outbounds = {outbound.name: outbound for outbound in outbounds}
+        self.policy = Gate(
+            self.outbounds,
+            OwnAddresses(),
+            list(listening),
+            settings.rule,
+            self._resolver.resolve,
+            literal,
+        )
         self.listeners = {listen.name: self._listener(listen) for listen in settings.listen}
 
     def _listener(self, listen: Listen) -> Listener:
-        inbound = INBOUNDS[listen.url.scheme](listen, self)
-        return Listener(listen.name, inbound, listen.url.loopback, listen.via)
+        url = listen.url
+        has_sockets = "UDP" in url.transports(udp=listen.udp)
+        guarded = url.loopback or listen.open or listen.users is not None
+        return Listener(
+            name=listen.name,
+            inbound=INBOUNDS[url.scheme](listen, self),
+            loopback=url.loopback,
+            via=listen.via,
+            target=listen.target,
+            by_rule=not guarded and url.scheme in SOCKS_SCHEMES,
+            udp=listen.udp,
+            codec=CODECS[url.scheme](listen, self) if has_sockets else None,
+            offer=Offer(listen.udp_address, listen.udp_ports),
+            # Who sends to a tunnel cannot see who answers: nobody but the target may.
+            filtering=Filtering.PORT if listen.target else listen.udp_filtering,
+        )
 
     def users(self, listen: Listen) -> Users | None:
         """The users of one listener, None where it has no authentication."""
@@ -81,19 +116,56 @@ def _socks5_inbound(listen: Listen, site: Site) -> Inbound:
     return Socks5Inbound(site.users(listen))
 
 
+def _socks4_inbound(listen: Listen, site: Site) -> Inbound:
+    return Socks4Inbound(users_wanted=listen.users is not None)
+
+
+def _mixed_inbound(listen: Listen, site: Site) -> Inbound:
+    return MixedInbound(
+        {
+            socks5.VERSION: _socks5_inbound(listen, site),
+            socks4.VERSION: _socks4_inbound(listen, site),
+        }
+    )
+
+
 def _shadowsocks_inbound(listen: Listen, site: Site) -> Inbound:
     assert listen.secret is not None, "the configuration gives every ss:// listener one"
     return ShadowsocksInbound(listen.secret, site.salts[listen.name], site.pool)
 
 
+def _shadowsocks_codec(listen: Listen, site: Site) -> DatagramCodec:
+    assert listen.secret is not None, "the configuration gives every ss:// listener one"
+    return ShadowsocksDatagrams(listen.secret, site.datagram_salts[listen.name])
+
+
+def _tunnel_inbound(listen: Listen, site: Site) -> Inbound:
+    assert listen.target is not None, "the configuration gives every tunnel one"
+    return TunnelInbound(listen.target)
+
+
+def _tunnel_codec(listen: Listen, site: Site) -> DatagramCodec:
+    assert listen.target is not None, "the configuration gives every tunnel one"
+    return TunnelDatagrams(listen.target)
+
+
 def _shadowsocks_outbound(via: Via, dialer: Dialer, pool: BufferPool) -> Outbound:
-    return ShadowsocksOutbound(via.name, via.url.peer, via.secret, dialer, pool)
+    salts = ProcessMemory(PEER_SALTS)
+    return ShadowsocksOutbound(via.name, via.url.peer, via.secret, dialer, pool, salts)
 
 
 # A protocol is added by one file in inbound/ or outbound/, and one line here.
 INBOUNDS: dict[str, Callable[[Listen, Site], Inbound]] = {
+    "mixed": _mixed_inbound,
     "socks5": _socks5_inbound,
+    "socks4": _socks4_inbound,
     "ss": _shadowsocks_inbound,
+    "tcp": _tunnel_inbound,
+    "udp": _tunnel_inbound,  # for whoever connects: nobody, for it has no TCP socket
+}
+CODECS: dict[str, Callable[[Listen, Site], DatagramCodec]] = {
+    "ss": _shadowsocks_codec,
+    "udp": _tunnel_codec,
 }
 OUTBOUNDS: dict[str, Callable[[Via, Dialer, BufferPool], Outbound]] = {
     "ss": _shadowsocks_outbound,

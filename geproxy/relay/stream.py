@@ -7,7 +7,7 @@ from functools import partial
 from geproxy.errors import IdleError, ResetError, VanishedError
 from geproxy.net.forward import BufferPool, Flow, forward
 from geproxy.net.greenlets import getcurrent, greenlet, interrupt, run_both
-from geproxy.terms import Stream
+from geproxy.seams import Stream
 
 # Chosen here
 ASK_SECONDS = 30.0  # a relay in which nothing moves: two system calls

@@ -1,0 +1,90 @@
+"""The live associations of one worker, their limits and their totals."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from geproxy.errors import IdleError
+from geproxy.relay.datagram import Association
+
+# Chosen here
+FORGET_SECONDS = 30.0  # how long the way to a target is used before it is found anew
+
+
+class Totals(NamedTuple):
+    """What all associations have moved since the worker started."""
+
+    up_datagrams: int = 0
+    down_datagrams: int = 0
+    up_bytes: int = 0
+    down_bytes: int = 0
+    dropped: int = 0
+
+
+class Associations:
+    """As with relays there is no timer for each: sweep() looks at all of them now and then."""
+
+    def __init__(self, idle_seconds: float) -> None:
+        self.idle_seconds = idle_seconds
+        self._live: set[Association] = set()
+        self._ending: set[Association] = set()
+        self._ended = Totals()
+        self._forgot = 0.0
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def add(self, association: Association) -> None:
+        """Watch over *association*."""
+        self._live.add(association)
+
+    def end(self, association: Association) -> None:
+        """Close *association*, and keep what it has moved in the totals."""
+        self._live.discard(association)
+        self._ending.add(association)
+        try:
+            association.close()
+        finally:
+            self._ending.discard(association)
+            self._ended = _sum(self._ended, association)
+
+    def give_away(self, association: Association) -> None:
+        """Close *association* here; what it has moved counts where it goes on."""
+        self._live.discard(association)
+        association.close()
+
+    def sweep(self, now_seconds: float) -> None:
+        """Tell those that were quiet for too long; *now_seconds* is monotonic."""
+        forget = now_seconds - self._forgot >= FORGET_SECONDS
+        if forget:
+            self._forgot = now_seconds
+        for association in self._live:
+            if forget:
+                association.forget()
+            if association.moved():
+                association.quiet_since = now_seconds
+            elif now_seconds - association.quiet_since >= self.idle_seconds:
+                text = f"no datagram for {self.idle_seconds:g} seconds"
+                association.ended(IdleError(text))
+
+    @property
+    def sweep_seconds(self) -> float:
+        """How often to sweep."""
+        return min(max(self.idle_seconds / 4, 0.25), 5.0)
+
+    def totals(self) -> Totals:
+        """Count everything since this worker started, the live associations' included."""
+        totals = self._ended
+        for association in self._live | self._ending:
+            totals = _sum(totals, association)
+        return totals
+
+
+def _sum(totals: Totals, association: Association) -> Totals:
+    return Totals(
+        totals.up_datagrams + association.up_datagrams,
+        totals.down_datagrams + association.down_datagrams,
+        totals.up_bytes + association.up_bytes,
+        totals.down_bytes + association.down_bytes,
+        totals.dropped + association.dropped.total(),
+    )

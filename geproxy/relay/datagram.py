@@ -1,0 +1,285 @@
+"""One client's datagrams: where they may go, by which ways, and how many have gone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from geproxy.errors import DeniedError, DropError, GeproxyError
+from geproxy.net.clientport import ClientPort
+from geproxy.net.datagram import TURN, target_of
+from geproxy.net.greenlets import Crew, sleep
+from geproxy.seams import DatagramCodec, Datagrams, Outbound, Place, Route
+from geproxy.terms import Address, Endpoint, Filtering
+
+# Chosen here
+FOUND_LIMIT = 1024  # targets whose way is remembered; beyond that all are found anew
+WAITING_NAMES = 64  # names being looked up for one association
+WAITING_DATAGRAMS = 64  # for each of them, and at most so many bytes:
+WAITING_BYTES = 128 * 1024
+
+Decide = Callable[[Endpoint], Route]
+Reply = Callable[[bytes, bytes], None]  # raises DropError
+Ended = Callable[[Exception], None]
+
+
+class Association:
+    """The way of one client's datagrams to any number of targets, and back.
+
+    Every target keeps meeting the same port of ours (RFC 4787 §4.1: endpoint-independent mapping).
+    Nothing that a target, the network or the client does to one datagram ends an association.
+    """
+
+    __slots__ = (
+        "_client",
+        "_decide",
+        "_filtering",
+        "_found",
+        "_reply",
+        "_seen",
+        "_waiting",
+        "_ways",
+        "crew",
+        "down_bytes",
+        "down_datagrams",
+        "dropped",
+        "ended",
+        "quiet_since",
+        "up_bytes",
+        "up_datagrams",
+    )
+
+    def __init__(
+        self,
+        client: Address,
+        decide: Decide,
+        reply: Reply,
+        filtering: Filtering,
+        ended: Ended,
+    ) -> None:
+        """*decide* is policy; *reply* sends to the client; *ended* hears of what cannot go on."""
+        self._client = client
+        self._decide = decide
+        self._reply = reply
+        self._filtering = filtering
+        self.ended = ended
+        self.crew = Crew(ended)
+        self._ways: dict[str, Datagrams] = {}
+        self._found: dict[bytes, tuple[Datagrams | _Denied, Place]] = {}
+        self._waiting: dict[bytes, _Queue] = {}
+        self.up_datagrams = self.up_bytes = self.down_datagrams = self.down_bytes = 0
+        self.dropped: Counter[str] = Counter()
+        self.quiet_since = 0.0
+        self._seen = -1
+
+    # -- from the client -------------------------------------------------------------------------
+
+    def send(self, head: bytes, data: bytes) -> None:
+        """Send *data* to the target that *head* names. Never waits."""
+        found = self._found.get(head)
+        if found is None:
+            self._find(head, data)
+            return
+        way, place = found
+        try:
+            way.send(head, data, place)
+        except DropError as error:
+            self.dropped[error.code] += 1
+            return
+        self.up_datagrams += 1
+        self.up_bytes += len(data)
+
+    def _find(self, head: bytes, data: bytes) -> None:
+        """Find the way for a new target: at once where nothing has to be waited for."""
+        queue = self._waiting.get(head)
+        if queue is not None:
+            if not queue.put(data):
+                self.drop("limit")
+            return
+        try:
+            target = target_of(head)
+            if not isinstance(target.host, str):
+                route = self._decide(target)
+                if route.outbound.name in self._ways:
+                    self._arrive(head, route, [data])
+                    return
+        except GeproxyError as error:
+            self._refuse(head, error)
+            return
+        if len(self._waiting) >= WAITING_NAMES:
+            self.drop("limit")
+            return
+        self._waiting[head] = queue = _Queue()
+        queue.put(data)
+        self.crew.spawn(partial(self._look_up, head, target, queue))
+
+    def _look_up(self, head: bytes, target: Endpoint, queue: _Queue) -> None:
+        """Decide, open the way and resolve, in a greenlet of its own; then send what waits."""
+        try:
+            route = self._decide(target)
+            self._open(route.outbound)
+            self._arrive(head, route, queue.datagrams)
+        except GeproxyError as error:
+            self._refuse(head, error, len(queue.datagrams))
+        finally:
+            del self._waiting[head]
+
+    def _open(self, outbound: Outbound) -> None:
+        name = outbound.name
+        if name in self._ways:
+            return
+        way = outbound.associate(self._client, self._filtering)
+        if name in self._ways:  # another look-up was faster
+            way.close()
+        else:
+            self.take(name, way)
+
+    def take(self, name: str, way: Datagrams) -> None:
+        """Use *way*, and take from it what comes back."""
+        self._ways[name] = way
+        self.crew.spawn(partial(self._carry_down, way))
+
+    def _arrive(self, head: bytes, route: Route, datagrams: list[bytes]) -> None:
+        way = self._ways[route.outbound.name]
+        place = way.find(route.target, route.permit, self._client)
+        if len(self._found) >= FOUND_LIMIT:
+            self._found.clear()
+        self._found[head] = way, place
+        for data in datagrams:
+            self.send(head, data)
+
+    def _refuse(self, head: bytes, error: GeproxyError, datagrams: int = 1) -> None:
+        """Count what is not sent. A verdict of policy is remembered, so that it costs no second."""
+        self.dropped[error.code] += datagrams
+        if isinstance(error, DeniedError):
+            if len(self._found) >= FOUND_LIMIT:
+                self._found.clear()
+            self._found[head] = _DENIED, None
+
+    # -- to the client ---------------------------------------------------------------------------
+
+    def _carry_down(self, way: Datagrams) -> None:
+        """Take what comes back by *way* to the client, for ever."""
+        receive, reply = way.receive, self._reply
+        while True:
+            for _ in range(TURN):
+                try:
+                    received = receive()
+                    if received is None:
+                        way.wait_readable()
+                        continue
+                    head, data = received
+                    reply(head, data)
+                except GeproxyError as error:
+                    self.dropped[error.code] += 1
+                    continue
+                self.down_datagrams += 1
+                self.down_bytes += len(data)
+            sleep(0)
+
+    # -- its life --------------------------------------------------------------------------------
+
+    def drop(self, code: str) -> None:
+        """Count a datagram that goes nowhere."""
+        self.dropped[code] += 1
+
+    def forget(self) -> None:
+        """Find every target anew from now on: names change their addresses."""
+        self._found.clear()
+
+    def moved(self) -> bool:
+        """True if a datagram has passed since the last call; the first call says so too."""
+        seen = self.up_datagrams + self.down_datagrams
+        changed = seen != self._seen
+        self._seen = seen
+        return changed
+
+    @property
+    def via(self) -> str | None:
+        """The ways that were taken, for the log."""
+        return ",".join(self._ways) or None
+
+    def duplicate(self) -> tuple[list[tuple[str, list[Any]]], list[int]]:
+        """Return the ways for another worker: by name what each must know, and the descriptors."""
+        known, descriptors = [], []
+        for name, way in self._ways.items():
+            descriptor, what = way.duplicate()
+            descriptors.append(descriptor)
+            known.append((name, what))
+        return known, descriptors
+
+    def counts(self) -> tuple[int, int, int, int, dict[str, int]]:
+        """What restore() takes in another worker."""
+        moved = (self.up_datagrams, self.up_bytes, self.down_datagrams, self.down_bytes)
+        return *moved, dict(self.dropped)
+
+    def restore(
+        self,
+        up_datagrams: int,
+        up_bytes: int,
+        down_datagrams: int,
+        down_bytes: int,
+        dropped: dict[str, int],
+    ) -> None:
+        """Go on counting where another worker has stopped."""
+        self.up_datagrams, self.up_bytes = up_datagrams, up_bytes
+        self.down_datagrams, self.down_bytes = down_datagrams, down_bytes
+        self.dropped.update(dropped)
+
+    def close(self) -> None:
+        """End it: its greenlets, then its ports."""
+        try:
+            self.crew.end()
+        finally:
+            for way in self._ways.values():
+                way.close()
+
+
+def carry_up(port: ClientPort, codec: DatagramCodec, association: Association) -> None:
+    """Take what the client sends to *port* on its way, for ever."""
+    receive, read, send = port.receive, codec.read, association.send
+    while True:
+        for _ in range(TURN):
+            try:
+                datagram = receive()
+                if datagram is None:
+                    port.wait_readable()
+                    continue
+                message = read(datagram)
+            except GeproxyError as error:
+                association.drop(error.code)
+                continue
+            if message is not None:
+                send(*message)
+        sleep(0)
+
+
+class _Queue:
+    """What waits for one name."""
+
+    __slots__ = ("_bytes", "datagrams")
+
+    def __init__(self) -> None:
+        self.datagrams: list[bytes] = []
+        self._bytes = 0
+
+    def put(self, data: bytes) -> bool:
+        """Keep *data* if there is room."""
+        if len(self.datagrams) >= WAITING_DATAGRAMS or self._bytes + len(data) > WAITING_BYTES:
+            return False
+        self.datagrams.append(data)
+        self._bytes += len(data)
+        return True
+
+
+class _Denied:
+    """The way of datagrams whose target is not allowed."""
+
+    def send(self, head: bytes, data: bytes, place: Place) -> None:
+        """Send nothing."""
+        raise DropError(DeniedError.code)
+
+
+_DENIED = _Denied()
