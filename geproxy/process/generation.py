@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from geproxy.config.settings import Settings
 from geproxy.observe.log import Log
 from geproxy.process.control import Verb
-from geproxy.process.listeners import Lent, address_of
+from geproxy.process.listeners import Lent
 from geproxy.process.spawn import Child, Throttle
 
 # Chosen here
@@ -31,6 +32,12 @@ class Generation:
     children: list[Child] = field(default_factory=list)
     throttle: Throttle = field(default_factory=Throttle)
     born: float = field(default_factory=time.monotonic)
+    # Which slots of the UDP sockets a worker reads, by its number.
+    shares: dict[int, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for slot in range(self.lent.slots):
+            self.shares.setdefault(slot % self.wanted + 1, []).append(slot)
 
     def start(self) -> None:
         """Bear every worker. Raises OSError."""
@@ -48,9 +55,35 @@ class Generation:
 
     def addresses(self) -> dict[str, list[str]]:
         """Where each listener listens."""
-        return {
-            name: [str(address_of(sock)) for sock in socks] for name, socks in self.lent.items()
-        }
+        return {name: [str(one) for one in places] for name, places in self.lent.addresses.items()}
+
+    def bequeath(self, heirs: Generation) -> None:
+        """Have every worker leave the clients of its UDP sockets to whoever reads them next.
+
+        Before these are told to drain, and *heirs* to serve.
+        """
+        for child in self.children:
+            for heir in heirs.children:
+                both = set(self.shares.get(child.number, ())) & set(
+                    heirs.shares.get(heir.number, ())
+                )
+                if both and not child.draining:
+                    link(child, heir, both)
+
+    def _let_go(self, child: Child) -> None:
+        """Have *child*, which is one too many, leave its UDP sockets to the first and finish.
+
+        Where the first is not ready to take them, the next look finds it so.
+        """
+        share = self.shares.get(child.number, [])
+        if share:
+            heir = next((one for one in self.serving() if one.number == 1 and one.ready), None)
+            if heir is None:
+                return
+            del self.shares[child.number]
+            self.shares.setdefault(1, []).extend(share)
+            link(child, heir, share)
+        drain(child, self.settings.server.drain_seconds)
 
     def tell(self, verb: Verb, argument: str = "") -> None:
         """Say the same to all."""
@@ -72,11 +105,19 @@ class Generation:
         serving = self.serving()
         for child in serving:
             if child.number > self.wanted:
-                drain(child, self.settings.server.drain_seconds)
+                self._let_go(child)
         present = {child.number for child in serving}
         for number in range(1, self.wanted + 1):
             if number not in present and self.throttle.due(number, now):
                 self.children.append(self.bear(self, number))
+
+
+def link(child: Child, heir: Child, slots: Iterable[int]) -> None:
+    """Connect two workers for what the one leaves to the other."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        child.control.send(Verb.BEQUEATH, " ".join(map(str, slots)), [ours.fileno()])
+        heir.control.send(Verb.INHERIT, "", [theirs.fileno()])
 
 
 def drain(child: Child, seconds: float) -> None:

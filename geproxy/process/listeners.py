@@ -4,50 +4,119 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from geproxy.config.settings import Listen
 from geproxy.errors import StartError
-from geproxy.net.sockopt import prepare_connection
+from geproxy.net.sockopt import prepare_connection, prepare_datagrams
 from geproxy.terms import Address, Endpoint
 
 # Chosen here
 BACKLOG = 4096  # what may wait while every worker is busy; the kernel caps it at somaxconn
-PORT_TRIES = 20  # to find one free port for both families
+PORT_TRIES = 20  # to find one free port for both families, and for TCP and UDP
 
-Lent = Mapping[str, Sequence[socket.socket]]  # the sockets that a worker accepts from, by listener
-Key = tuple[Address, int, str]  # address, port as configured, and for port 0 the listener's name
+STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+TRANSPORTS = {"TCP": STREAM, "UDP": DATAGRAM}
+
+
+class Key(NamedTuple):
+    """What a socket was configured as."""
+
+    address: Address
+    port: int
+    kind: socket.SocketKind
+    name: str  # the listener's, for port 0; else "", for a listener may change its name
+
 
 # A kernel or a container without IPv6: an empty host then means IPv4 alone.
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+
+
+class Place(NamedTuple):
+    """Which of all UDP sockets: the listener's, the how-manieth of its addresses, the slot."""
+
+    listener: str
+    address: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What a generation of workers listens on, by listener.
+
+    All workers accept from the same TCP sockets. Of UDP sockets each address has several, its
+    slots, over which the kernel spreads the clients; a slot has one worker that reads it.
+    """
+
+    streams: Mapping[str, Sequence[socket.socket]]
+    datagrams: Mapping[str, Sequence[Sequence[socket.socket]]]
+    addresses: Mapping[str, Sequence[Endpoint]]  # where each listens
+
+    @property
+    def slots(self) -> int:
+        """How many slots there are: as many as there were workers when they were opened."""
+        return max(
+            (len(slots) for places in self.datagrams.values() for slots in places), default=0
+        )
+
+    def keep(self, share: Collection[int]) -> dict[Place, socket.socket]:
+        """Close, in a worker, the UDP sockets of all slots but those of its *share*."""
+        kept = {}
+        for name, addresses in self.datagrams.items():
+            for number, slots in enumerate(addresses):
+                for slot, sock in enumerate(slots):
+                    if slot in share:
+                        kept[Place(name, number, slot)] = sock
+                    else:
+                        sock.close()
+        return kept
 
 
 class ListeningSockets:
     """Every listening socket by what it was configured as, so that a reload finds it again."""
 
     def __init__(self) -> None:
-        self._sockets: dict[Key, socket.socket] = {}
+        self._sockets: dict[Key, list[socket.socket]] = {}
 
-    def open(self, listeners: Iterable[Listen]) -> Lent:
+    def open(self, listeners: Iterable[Listen], slots: int) -> Lent:
         """Return the sockets of each listener by its name; those that are open already stay.
 
-        Raises StartError when one cannot be had; then nothing has changed.
+        *slots* is how many a UDP address gets that is new: to add one later would move clients
+        from one worker to another. Raises StartError when one cannot be had; then nothing has
+        changed.
         """
         opened: list[Key] = []
         try:
-            return {listen.name: self._open_one(listen, opened) for listen in listeners}
+            for listen in listeners:
+                self._open_one(listen, slots, opened)
         except StartError:
             self._close(opened)
             raise
+        streams: dict[str, list[socket.socket]] = {}
+        datagrams: dict[str, list[list[socket.socket]]] = {}
+        addresses: dict[str, list[Endpoint]] = {}
+        for listen in listeners:
+            streams[listen.name] = [sockets[0] for sockets in self._of(listen, STREAM)]
+            datagrams[listen.name] = self._of(listen, DATAGRAM)
+            firsts = [*streams[listen.name], *(slots[0] for slots in datagrams[listen.name])]
+            addresses[listen.name] = list(dict.fromkeys(map(address_of, firsts)))
+        return Lent(streams, datagrams, addresses)
 
-    def _open_one(self, listen: Listen, opened: list[Key]) -> list[socket.socket]:
+    def _of(self, listen: Listen, kind: socket.SocketKind) -> list[list[socket.socket]]:
+        keys = [key for key in _keys(listen) if key.kind == kind]
+        return [self._sockets[key] for key in keys if key in self._sockets]
+
+    def _open_one(self, listen: Listen, slots: int, opened: list[Key]) -> None:
         keys = _keys(listen)
+        there = [self._sockets[key][0] for key in keys if key in self._sockets]
         missing = [key for key in keys if key not in self._sockets]
         if missing:
-            for key, sock in zip(missing, _bind_all(listen, missing), strict=False):
-                self._sockets[key] = sock
-                opened.append(key)
-        return [self._sockets[key] for key in keys if key in self._sockets]
+            port = address_of(there[0]).port if there else listen.url.port
+            bound = _bind_all(listen, missing, port, slots)
+            self._sockets.update(bound)
+            opened += bound
 
     def close_others(self, listeners: Iterable[Listen]) -> list[Endpoint]:
         """Close what *listeners* no longer name; returns the addresses that are gone."""
@@ -57,9 +126,10 @@ class ListeningSockets:
     def _close(self, keys: Iterable[Key]) -> list[Endpoint]:
         gone = []
         for key in list(keys):
-            sock = self._sockets.pop(key)
-            gone.append(address_of(sock))
-            sock.close()
+            sockets = self._sockets.pop(key)
+            gone.append(address_of(sockets[0]))
+            for sock in sockets:
+                sock.close()
         return gone
 
 
@@ -70,44 +140,60 @@ def address_of(sock: socket.socket) -> Endpoint:
 
 def _keys(listen: Listen) -> list[Key]:
     url = listen.url
-    return [(address, url.port, "" if url.port else listen.name) for address in url.addresses]
+    name = "" if url.port else listen.name
+    kinds = [TRANSPORTS[transport] for transport in url.transports(udp=listen.udp)]
+    return [Key(address, url.port, kind, name) for address in url.addresses for kind in kinds]
 
 
-def _bind_all(listen: Listen, keys: list[Key]) -> list[socket.socket]:
-    """Bind one socket per key, all to the same port if the kernel is to choose it."""
+def _bind_all(
+    listen: Listen, keys: list[Key], port: int, slots: int
+) -> dict[Key, list[socket.socket]]:
+    """Bind what *keys* ask for, all to the same port if the kernel is to choose it."""
     for attempt in range(PORT_TRIES):
-        sockets: list[socket.socket] = []
+        bound: dict[Key, list[socket.socket]] = {}
+        chosen = port
         try:
-            port = listen.url.port
-            for address, _, _ in keys:
-                if address.version == 6 and sockets and not _has_ipv6():
+            for key in keys:
+                if key.address.version == 6 and bound and not _has_ipv6():
                     continue
-                sockets.append(_bind(address, port, dual_stack=listen.url.dual_stack))
-                port = port or sockets[0].getsockname()[1]
-            return sockets
+                bound[key] = []
+                for _ in range(slots if key.kind == DATAGRAM else 1):
+                    bound[key].append(_bind(key, chosen, dual_stack=listen.url.dual_stack))
+                    chosen = chosen or bound[key][0].getsockname()[1]
+            # Last, so that who can connect finds the UDP ports there too.
+            for key, sockets in bound.items():
+                if key.kind == STREAM:
+                    sockets[0].listen(BACKLOG)
+            return bound
         except OSError as error:
-            for sock in sockets:
+            failed = next(reversed(bound))
+            for sock in [sock for sockets in bound.values() for sock in sockets]:
                 sock.close()
-            chosen_by_kernel = listen.url.port == 0 and error.errno == errno.EADDRINUSE
+            chosen_by_kernel = not port and error.errno == errno.EADDRINUSE
             if not chosen_by_kernel or attempt == PORT_TRIES - 1:
-                where = Endpoint(keys[len(sockets)][0], port)
+                where = Endpoint(failed.address, chosen)
                 text = f"listen.{listen.name}.url: cannot listen on {where}: {error.strerror}"
                 raise StartError(text) from error
     raise AssertionError("the last attempt returns or raises")
 
 
-def _bind(address: Address, port: int, *, dual_stack: bool) -> socket.socket:
+def _bind(key: Key, port: int, *, dual_stack: bool) -> socket.socket:
+    address, kind = key.address, key.kind
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(family, kind)
     try:
-        # TCP alone: on UDP another user could then bind the port and receive the datagrams.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == STREAM:
+            # TCP alone: on UDP another user could then bind the port and receive the datagrams.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            prepare_connection(sock)
+        else:
+            prepare_datagrams(sock)
+            # Of one user alone, as the kernel sees to: several sockets, between which it chooses.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
-        prepare_connection(sock)
         sock.setblocking(False)
         sock.bind((str(address), port))
-        sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise

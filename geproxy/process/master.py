@@ -18,9 +18,10 @@ from geproxy.config.settings import WORKERS_MAX, Settings
 from geproxy.errors import ConfigError, StartError
 from geproxy.observe.log import Log
 from geproxy.process.about import About
+from geproxy.process.assignment import WorkerMain
 from geproxy.process.generation import KILL_AFTER_SECONDS
 from geproxy.process.notify import notify_ready, notify_reloading, notify_stopping
-from geproxy.process.succession import Succession, WorkerMain
+from geproxy.process.succession import Succession
 from geproxy.process.wakeup import Wakeup
 
 TURN_SECONDS = 1.0  # the longest the loop sleeps

@@ -119,9 +119,13 @@ class Daemon:
                     "worker": reading.number,
                     "pid": reading.pid,
                     "sessions": reading.sessions,
+                    "associations": reading.associations,
                     "served": reading.served,
                     "up_bytes": reading.up_bytes,
                     "down_bytes": reading.down_bytes,
+                    "up_datagrams": reading.up_datagrams,
+                    "down_datagrams": reading.down_datagrams,
+                    "dropped": reading.dropped,
                 }
                 for reading in workers
             ],

@@ -9,23 +9,31 @@ from geproxy.state.shared import SharedMemory
 
 # Per listener: 17 MiB, touched as they fill. A connection spends two, its client's and our own.
 SALTS = 1 << 20
+DATAGRAM_SALTS = 1 << 18  # per listener with UDP: 4 MiB; a datagram of a client spends one
 
 
 class Salts:
-    """One memory for each sealed listener, by its name; a reload finds it again."""
+    """The memories of each sealed listener, by its name; a reload finds them again."""
 
     def __init__(self) -> None:
-        self.by_listener: dict[str, SharedMemory] = {}
+        self.of_streams: dict[str, SharedMemory] = {}
+        self.of_datagrams: dict[str, SharedMemory] = {}
 
     def open(self, listeners: Iterable[Listen]) -> None:
         """Make those that are missing. Raises OSError when the system has no room for one."""
         for listen in listeners:
-            if listen.secret is not None and listen.name not in self.by_listener:
-                memory = SharedMemory(f"geproxy-salts-{listen.name}", SALTS)
-                self.by_listener[listen.name] = memory
+            if listen.secret is None:
+                continue
+            name = listen.name
+            if name not in self.of_streams:
+                self.of_streams[name] = SharedMemory(f"geproxy-salts-{name}", SALTS)
+            if name not in self.of_datagrams:
+                memory = SharedMemory(f"geproxy-datagram-salts-{name}", DATAGRAM_SALTS)
+                self.of_datagrams[name] = memory
 
     def close_others(self, listeners: Iterable[Listen]) -> None:
         """Give back what *listeners* no longer name; workers that finish have their own copies."""
         sealed = {listen.name for listen in listeners if listen.secret is not None}
-        for name in self.by_listener.keys() - sealed:
-            self.by_listener.pop(name).close()
+        for memories in (self.of_streams, self.of_datagrams):
+            for name in memories.keys() - sealed:
+                memories.pop(name).close()

@@ -6,6 +6,7 @@ process can read it through /proc/PID/fd.
 
 from __future__ import annotations
 
+import dataclasses
 import mmap
 import os
 import time
@@ -14,10 +15,9 @@ from dataclasses import dataclass
 NAME = "geproxy-scoreboard"
 
 # Chosen here
-SLOTS = 1024  # 64 workers through 16 reloads whose old sessions never end: 64 KiB in all
-FIELDS = ("pid", "number", "beat_ns", "sessions", "served", "up_bytes", "down_bytes", "spare")
+SLOTS = 1024  # 64 workers through 16 reloads whose old sessions never end: 128 KiB in all
 WORD_BYTES = 8
-SLOT_BYTES = len(FIELDS) * WORD_BYTES  # one cache line: writers do not slow each other
+SLOT_BYTES = 128  # two cache lines: writers do not slow each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,15 @@ class Reading:
     served: int
     up_bytes: int
     down_bytes: int
-    spare: int
+    associations: int
+    up_datagrams: int
+    down_datagrams: int
+    dropped: int
+
+
+FIELDS = len(dataclasses.fields(Reading))
+WORDS = SLOT_BYTES // WORD_BYTES
+BEAT, COUNTS = 2, 3  # places: the counts are all fields behind the beat
 
 
 class Slot:
@@ -43,15 +51,15 @@ class Slot:
         self._words = words
         self.index = index
 
-    def beat(self, sessions: int, served: int, up_bytes: int, down_bytes: int) -> None:
-        """Say that the loop turns, and what it has done so far."""
-        words = self._words
-        words[3], words[4], words[5], words[6] = sessions, served, up_bytes, down_bytes
-        words[2] = time.monotonic_ns()
+    def beat(self, *counts: int) -> None:
+        """Say that the loop turns, and what it has done so far: Reading's fields from sessions."""
+        for place, count in enumerate(counts, COUNTS):
+            self._words[place] = count
+        self._words[BEAT] = time.monotonic_ns()
 
     def read(self) -> Reading:
         """Copy the words out."""
-        return Reading(*self._words)
+        return Reading(*self._words[:FIELDS])
 
     def claim(self, pid: int, number: int) -> None:
         """Make the slot a new worker's."""
@@ -72,8 +80,7 @@ class Scoreboard:
         os.ftruncate(self.descriptor, SLOTS * SLOT_BYTES)
         memory = mmap.mmap(self.descriptor, SLOTS * SLOT_BYTES)
         words = memoryview(memory).cast("Q")
-        size = len(FIELDS)
-        self._slots = [Slot(words[i * size : (i + 1) * size], i) for i in range(SLOTS)]
+        self._slots = [Slot(words[i * WORDS : (i + 1) * WORDS], i) for i in range(SLOTS)]
 
     def take(self) -> Slot | None:
         """Find a free slot; None when so many workers live that there is none."""
@@ -83,6 +90,5 @@ class Scoreboard:
 def read(data: bytes) -> list[Reading]:
     """The slots that are taken, from a copy of the memory, in the order of the workers."""
     words = memoryview(data).cast("Q")
-    size = len(FIELDS)
-    readings = [Reading(*words[i : i + size]) for i in range(0, len(words), size)]
+    readings = [Reading(*words[i : i + FIELDS]) for i in range(0, len(words), WORDS)]
     return sorted((one for one in readings if one.pid), key=lambda one: (one.number, one.pid))

@@ -13,10 +13,10 @@ from setproctitle import setproctitle
 from geproxy.config.settings import Settings
 from geproxy.errors import StartError
 from geproxy.observe.log import Log, open_log
+from geproxy.process.assignment import WorkerMain
 from geproxy.process.daemon import Birth, daemonize, fill_standard_streams
 from geproxy.process.master import Master
 from geproxy.process.pidfile import Pidfile
-from geproxy.process.succession import WorkerMain
 
 UMASK = 0o027  # nothing that we make is for others
 DAEMON_PIDFILE = "/run/geproxy.pid"

@@ -10,36 +10,19 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from geproxy.config.settings import Settings
 from geproxy.errors import StartError
 from geproxy.observe.log import Log, reopen
+from geproxy.process.assignment import Assignment, WorkerMain
 from geproxy.process.control import Control, Verb
 from geproxy.process.generation import READY_SECONDS, Generation, Watch, kill
 from geproxy.process.limits import fitted
-from geproxy.process.listeners import Lent, ListeningSockets, address_of
+from geproxy.process.listeners import ListeningSockets
 from geproxy.process.salts import Salts
-from geproxy.process.scoreboard import Scoreboard, Slot
+from geproxy.process.scoreboard import Scoreboard
 from geproxy.process.spawn import Child, describe, reap, spawn
-from geproxy.terms import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What one worker is born with."""
-
-    number: int
-    settings: Settings
-    lent: Lent
-    log: Log
-    control: Control
-    slot: Slot
-    salts: Mapping[str, Store]  # by listener
-
-
-WorkerMain = Callable[[Assignment], int]  # returns the exit status
 
 
 class Succession:
@@ -77,8 +60,9 @@ class Succession:
     def propose(self, settings: Settings, log: Log) -> None:
         """Open what *settings* listen on, and bear a candidate's workers. Raises StartError."""
         settings = fitted(settings, log)
-        lent = self._sockets.open(settings.listen)
-        candidate = Generation(settings, log, lent, self._bear, settings.server.worker_count)
+        wanted = settings.server.worker_count
+        lent = self._sockets.open(settings.listen, wanted)
+        candidate = Generation(settings, log, lent, self._bear, wanted)
         self.candidate = candidate
         try:
             self._salts.open(settings.listen)
@@ -102,9 +86,18 @@ class Succession:
                 if other is not None and other is not generation:
                     other.log.close()  # or a log that was rotated away would stay open here
             self._sockets.close_others(generation.settings.listen)
-            settings, lent, log = generation.settings, generation.lent, generation.log
             return self._worker_main(
-                Assignment(number, settings, lent, log, control, slot, self._salts.by_listener)
+                Assignment(
+                    number,
+                    generation.settings,
+                    generation.lent,
+                    generation.lent.keep(generation.shares.get(number, ())),
+                    generation.log,
+                    control,
+                    slot,
+                    self._salts.of_streams,
+                    self._salts.of_datagrams,
+                )
             )
 
         return spawn(main, number, slot)
@@ -221,6 +214,8 @@ class Succession:
         """All of them are ready: they serve, and those before them finish."""
         before, self.current, self.candidate = self.current, candidate, None
         self.log = candidate.log
+        if before is not None:
+            before.bequeath(candidate)
         candidate.tell(Verb.SERVE)
         if before is not None:
             before.log.close()
@@ -232,8 +227,8 @@ class Succession:
         known = before.settings.listen if before is not None else ()
         for listen in candidate.settings.listen:
             if not any(listen.name == old.name and listen.url == old.url for old in known):
-                for sock in candidate.lent[listen.name]:
-                    self.log.info("listen.start", listen=listen.name, address=address_of(sock))
+                for address in candidate.lent.addresses[listen.name]:
+                    self.log.info("listen.start", listen=listen.name, address=address)
         event = "ready" if before is None else "reload.done"
         self.log.info(event, workers=candidate.wanted, config=candidate.settings.file)
         self._decided("")

@@ -30,13 +30,13 @@ from geproxy.net.greenlets import (
     wait_readable,
 )
 from geproxy.net.stream import SocketStream
+from geproxy.process.assignment import Assignment
 from geproxy.process.control import Verb
-from geproxy.process.listeners import address_of
 from geproxy.process.privileges import prepare, settle
-from geproxy.process.succession import Assignment
+from geproxy.process.slots import Slots
+from geproxy.seams import Listener
 from geproxy.session import serve
 from geproxy.site import Site
-from geproxy.terms import Listener
 
 # Chosen here
 BEAT_SECONDS = 1.0
@@ -58,14 +58,20 @@ def main(assignment: Assignment) -> int:
     _die_with_a_word()
     prepare(assignment.settings.account)
     loop = prepare_loop()
-    listening = [address_of(sock) for sockets in assignment.lent.values() for sock in sockets]
-    site = Site(assignment.settings, listening, assignment.log, assignment.salts)
+    listening = [one for places in assignment.lent.addresses.values() for one in places]
+    site = Site(
+        assignment.settings,
+        listening,
+        assignment.log,
+        assignment.salts,
+        assignment.datagram_salts,
+    )
     site.exercise()
     settle(assignment.settings.account)
     assignment.log.debug("worker.start", worker=assignment.number, loop=loop)
     worker = Worker(assignment, site)
     signal.signal(signal.SIGTERM, worker.asked_to_leave)
-    assignment.slot.beat(0, 0, 0, 0)  # or all the time until here would count as silence
+    assignment.slot.beat()  # or all the time until here would count as silence
     assignment.control.send(Verb.READY)
     return worker.run()
 
@@ -80,6 +86,7 @@ class Worker:
         self._gate = Gate(assignment.settings.limits.sessions)
         self._sessions: set[greenlet] = set()
         self._acceptors: list[greenlet] = []
+        self._slots = Slots(assignment.datagrams, assignment.settings, site)
         self._served = 0
         self._complained = 0.0
         self._leave_by = math.inf  # monotonic; inf: when the last session has ended
@@ -101,12 +108,13 @@ class Worker:
 
     def _wait_for_sessions(self) -> None:
         """Return when the last session has ended, or it is time to leave."""
-        while self._sessions:
+        while self._sessions or self._slots.busy:
             left = self._leave_by - time.monotonic()
             if left <= 0:
                 return
             self._news.clear()
-            self._news.wait(min(left, LEAVING_LOOK_SECONDS))
+            # UDP clients leave without a word.
+            self._news.wait(min(left, BEAT_SECONDS if self._slots.busy else LEAVING_LOOK_SECONDS))
 
     # -- the master's word -----------------------------------------------------------------
 
@@ -127,6 +135,11 @@ class Worker:
                 self._drain(float(argument))
             elif verb is Verb.QUIT:
                 self._drain(-1.0)
+            elif verb is Verb.INHERIT:
+                self._slots.expect(*message.descriptors)
+            elif verb is Verb.BEQUEATH:
+                slots = frozenset(map(int, argument.split()))
+                self._slots.has_heir(slots, *message.descriptors)
             elif verb is Verb.REOPEN:
                 self._assignment.log.replace_files(message.descriptors)
 
@@ -139,8 +152,9 @@ class Worker:
         """Accept nobody more, and leave when the last session has, or after *seconds*."""
         for acceptor in self._acceptors:
             interrupt(acceptor, ShutdownError("no more clients"))
+        self._slots.leave(seconds)
         if not self._acceptors:  # told to leave before it served
-            for sockets in self._assignment.lent.values():
+            for sockets in self._assignment.lent.streams.values():
                 for sock in sockets:
                     sock.close()
         self._leave_by = time.monotonic() + seconds
@@ -152,10 +166,11 @@ class Worker:
     def _accept(self) -> None:
         if self._leaving.is_set():  # told to leave by somebody else in the meantime
             return
-        for name, sockets in self._assignment.lent.items():
+        for name, sockets in self._assignment.lent.streams.items():
             for sock in sockets:
                 run = partial(self._accept_from, sock, self._site.listeners[name])
                 self._acceptors.append(spawn(run))
+        self._slots.serve()
 
     def _accept_from(self, sock: socket.socket, listener: Listener) -> None:
         try:
@@ -192,17 +207,32 @@ class Worker:
     # -- how it goes -------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        relays, slot = self._site.relays, self._assignment.slot
-        pause_seconds = min(BEAT_SECONDS, relays.sweep_seconds)
+        relays, associations = self._site.relays, self._site.associations
+        pause_seconds = min(BEAT_SECONDS, relays.sweep_seconds, associations.sweep_seconds)
         shown = 0
         while True:
             relays.sweep(time.monotonic())
-            slot.beat(len(self._sessions), self._served, *relays.totals())
+            associations.sweep(time.monotonic())
+            self._beat()
             if shown != len(self._sessions):
                 shown = len(self._sessions)
                 _set_title(self._assignment.number, shown)
             self._site.log.flush()
             sleep(pause_seconds)
+
+    def _beat(self) -> None:
+        up_bytes, down_bytes = self._site.relays.totals()
+        moved = self._site.associations.totals()
+        self._assignment.slot.beat(
+            len(self._sessions),
+            self._served,
+            up_bytes + moved.up_bytes,
+            down_bytes + moved.down_bytes,
+            len(self._site.associations),
+            moved.up_datagrams,
+            moved.down_datagrams,
+            moved.dropped + self._slots.dropped,
+        )
 
 
 def _set_title(number: int, sessions: int) -> None:
