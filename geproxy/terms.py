@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Self
 
@@ -47,14 +48,24 @@ class Endpoint:
     @property
     def sockaddr(self) -> tuple[str, int]:
         """What connect() and bind() take. Only an Endpoint that holds an address has one."""
-        return (str(self.address), self.port)
+        return (text_of(self.address), self.port)
 
     def __str__(self) -> str:
-        if isinstance(self.host, IPv6Address):
-            return f"[{self.host}]:{self.port}"
-        return f"{self.host}:{self.port}"
+        if isinstance(self.host, str):
+            return f"{self.host}:{self.port}"
+        text = text_of(self.host)
+        return f"[{text}]:{self.port}" if ":" in text else f"{text}:{self.port}"
 
 
+# Clients and targets come again, and an address takes as long to parse, or to write, as a system
+# call takes.
+@lru_cache(maxsize=4096)
+def text_of(address: Address) -> str:
+    """Write an address as the kernel reads it."""
+    return str(address)
+
+
+@lru_cache(maxsize=4096)
 def plain_address(text: str) -> Address:
     """Parse an address as the kernel prints it: without its scope, and IPv4 where it is mapped."""
     return unmapped(ip_address(text.partition("%")[0]))

@@ -66,6 +66,7 @@ def accept_clients(
     pause), clients stay in the kernel's queue, where another worker may take them.
     """
     watcher = get_hub().loop.io(listening.fileno(), READ)
+    family = listening.family
     try:
         while True:
             gate.wait()
@@ -74,7 +75,7 @@ def accept_clients(
                 for _ in range(ACCEPTS_PER_WAKE):
                     if gate.full:
                         break
-                    welcome(_accept(listening))
+                    welcome(_accept(listening, family))
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -85,7 +86,9 @@ def accept_clients(
         watcher.close()
 
 
-def _accept(listening: socket.socket) -> SocketStream:
-    sock, sockaddr = listening.accept()
+def _accept(listening: socket.socket, family: int) -> SocketStream:
+    # As socket.accept() does, without asking for family and type each time.
+    descriptor, sockaddr = listening._accept()  # type: ignore[attr-defined]
+    sock = socket.socket(family, socket.SOCK_STREAM, 0, descriptor)
     sock.setblocking(False)
     return SocketStream(sock, Endpoint.from_sockaddr(sockaddr))

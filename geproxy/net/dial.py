@@ -45,6 +45,7 @@ ERRNO_OUTCOMES = {
     errno.ENOBUFS: _EXHAUSTED,
     errno.ENOMEM: _EXHAUSTED,
     errno.EAGAIN: _EXHAUSTED,  # connect(2): no free local port
+    errno.EADDRINUSE: _EXHAUSTED,  # bind(2): no free port of udp_ports
 }
 
 # When every address failed, the client hears the failure that tells most about the target.
@@ -59,8 +60,8 @@ def dial_error(number: int, endpoint: Endpoint) -> DialError:
 
 def interleave(addresses: Sequence[Address]) -> list[Address]:
     """Order for dialing: families in turn, the first one's first (RFC 8305 §4)."""
-    if not addresses:
-        return []
+    if len(addresses) < 2:
+        return list(addresses)
     leader = type(addresses[0])
     first = [address for address in addresses if type(address) is leader]
     second = [address for address in addresses if type(address) is not leader]
@@ -79,8 +80,7 @@ def dial(endpoints: Sequence[Endpoint]) -> SocketStream:
     race = _Race()
     try:
         for endpoint in endpoints:
-            race.start(endpoint)
-            stream = race.wait(STAGGER_SECONDS)
+            stream = race.start(endpoint) or race.wait(STAGGER_SECONDS)
             if stream is not None:
                 return stream
         while race.attempts:
@@ -114,27 +114,33 @@ class _Race:
         self._answered: list[_Attempt] = []
         self._event = Event()
 
-    def start(self, endpoint: Endpoint) -> None:
-        """Begin to connect. A failure on the spot counts like a later one."""
+    def start(self, endpoint: Endpoint) -> SocketStream | None:
+        """Begin to connect; returns the connection if it is there on the spot.
+
+        A failure on the spot counts like a later one.
+        """
         family = socket.AF_INET6 if isinstance(endpoint.host, IPv6Address) else socket.AF_INET
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
             self.failures.append(dial_error(error.errno or 0, endpoint))
             self._event.set()
-            return
+            return None
         prepare_connection(sock)
         number = sock.connect_ex(endpoint.sockaddr)
-        watcher = get_hub().loop.io(sock.fileno(), WRITE)
-        attempt = _Attempt(endpoint, sock, watcher)
-        self.attempts.append(attempt)
         if number == errno.EINPROGRESS:
-            watcher.start(self._answer, attempt)
-        elif number:
+            # To a target on this host it stands by now, and need not be waited for.
+            number = sock.connect_ex(endpoint.sockaddr)
+        if not number:
+            return SocketStream(sock, endpoint)
+        attempt = _Attempt(endpoint, sock, get_hub().loop.io(sock.fileno(), WRITE))
+        self.attempts.append(attempt)
+        if number == errno.EALREADY:
+            attempt.watcher.start(self._answer, attempt)
+        else:
             self._fail(attempt, number)
             self._event.set()
-        else:
-            self._answer(attempt)
+        return None
 
     def _answer(self, attempt: _Attempt) -> None:
         attempt.watcher.stop()

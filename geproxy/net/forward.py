@@ -6,6 +6,8 @@ from gevent import sleep
 
 from geproxy.errors import DeadlineError, ResetError
 from geproxy.net.deadline import Deadline
+from geproxy.net.pipes import PipePool
+from geproxy.net.stream import SocketStream
 from geproxy.seams import Stream
 from geproxy.wire.shadowsocks import MAX_CHUNK_BYTES, MAX_SEALED_CHUNK_BYTES
 
@@ -15,16 +17,21 @@ READ_BYTES = CHUNKS * MAX_CHUNK_BYTES  # 64 KiB, in whole chunks where they are 
 BUFFER_BYTES = CHUNKS * MAX_SEALED_CHUNK_BYTES  # room for as much, sealed
 POOL_BUFFERS = 64  # 4 MiB kept per worker; beyond that a burst pays for its own allocations
 ROUNDS = 8  # in a row; then others have their turn, if this stream never has to wait
+# A read of so much, so often in a row, is a bulk transfer, and pays for a pipe. Interactive ones
+# never do: to splice few bytes takes two system calls more than it saves.
+BULK_BYTES = 16 * 1024
+BULK_READS = 4
 HEAD_SECONDS = 0.05  # a head waits this long for the first bytes to travel with
 
 
 class BufferPool:
-    """Buffers that are lent for a moment, so that an idle connection holds none."""
+    """Buffers, and pipes, that are lent for a moment, so that an idle connection holds none."""
 
-    __slots__ = ("_free",)
+    __slots__ = ("_free", "pipes")
 
     def __init__(self) -> None:
         self._free: list[memoryview] = []
+        self.pipes = PipePool()
 
     def take(self) -> memoryview:
         """Lend a buffer of BUFFER_BYTES; its content is whatever was there before."""
@@ -39,28 +46,39 @@ class BufferPool:
 class Flow:
     """What one direction has moved so far. Read by the log, the sweep and the scoreboard."""
 
-    __slots__ = ("broken", "bytes", "ended")
+    __slots__ = ("broken", "bulk_reads", "bytes", "ended")
 
     def __init__(self) -> None:
         self.bytes = 0
         self.ended = False
         self.broken = False  # the sink took no more
+        self.bulk_reads = 0  # in a row, up to now
+
+    def reached(self, count: int) -> None:
+        """Count *count* bytes that the kernel has taken."""
+        self.bytes += count
+        self.bulk_reads = self.bulk_reads + 1 if count >= BULK_BYTES else 0
 
 
-def forward(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> None:
-    """Copy *source* to *sink* until its end, then half-close *sink*.
+def forward(
+    source: Stream, sink: Stream, flow: Flow, pool: BufferPool, back: Flow | None = None
+) -> None:
+    """Move *source* to *sink* until its end, then half-close *sink*.
 
-    Holds one buffer while there is something to move and none while waiting for more, so that a
-    reader that stops costs BUFFER_BYTES and no more. Closes neither stream. Raises ResetError.
+    Where *back*, the other direction, has ended before, that is left to the close that follows.
+
+    Holds one buffer, or one pipe, while there is something to move and none while waiting for
+    more, so that a reader that stops costs BUFFER_BYTES and no more, or PIPE_BYTES of the
+    kernel's. Closes neither stream. Raises ResetError.
     """
     if sink.holds_head:
         _await_company(source)
     while not flow.ended:
-        buffer = pool.take()
-        try:
-            waiting = _forward_rounds(source, sink, flow, buffer[:READ_BYTES])
-        finally:
-            pool.give(buffer)
+        waiting = _splice(source, sink, flow, pool) if flow.bulk_reads >= BULK_READS else None
+        if waiting is None:
+            waiting = _copy(source, sink, flow, pool)
+        if flow.ended and not (back is not None and back.ended):
+            _half_close(sink, flow)
         if waiting:
             if sink.holds_head:
                 sink.send_all(b"")
@@ -69,23 +87,64 @@ def forward(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> None:
             sleep(0)
 
 
-def _forward_rounds(source: Stream, sink: Stream, flow: Flow, window: memoryview) -> bool:
-    """Move what is there, for some rounds at most. Returns whether *source* ran dry."""
-    for _ in range(ROUNDS):
-        count = source.recv_into(window)
-        if count is None:
-            return True
-        try:
+def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
+    """Move what is there through a buffer, for some rounds at most; True if *source* ran dry."""
+    buffer = pool.take()
+    window = buffer[:READ_BYTES]
+    try:
+        for _ in range(ROUNDS):
+            count = source.recv_into(window)
+            if count is None:
+                return True
             if count == 0:
-                sink.close_write()
                 flow.ended = True
                 return False
-            sink.send_all(window[:count])
-        except ResetError:
-            flow.broken = True
-            raise
-        flow.bytes += count
-    return False
+            try:
+                sink.send_all(window[:count])
+            except ResetError:
+                flow.broken = True
+                raise
+            flow.reached(count)
+        return False
+    finally:
+        pool.give(buffer)
+
+
+def _splice(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool | None:
+    """Move what is there through a pipe, as _copy() does; None where that cannot be done."""
+    if not (isinstance(source, SocketStream) and isinstance(sink, SocketStream)):
+        return None  # bytes that are to be sealed have to be seen
+    pipe = pool.pipes.take()
+    if pipe is None:
+        return None
+    try:
+        for _ in range(ROUNDS):
+            count = source.fill(pipe)
+            if count is None:
+                return True
+            if count == 0:
+                flow.ended = True
+                return False
+            try:
+                sink.pour(pipe)
+            except ResetError:
+                flow.broken = True
+                raise
+            finally:
+                flow.reached(count - pipe.held_bytes)
+            if flow.bulk_reads < BULK_READS:
+                return False
+        return False
+    finally:
+        pool.pipes.give(pipe)
+
+
+def _half_close(sink: Stream, flow: Flow) -> None:
+    try:
+        sink.close_write()
+    except ResetError:
+        flow.broken = True
+        raise
 
 
 def _await_company(source: Stream) -> None:

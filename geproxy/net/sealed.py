@@ -201,6 +201,11 @@ class SealedStream(MessageReader):
         """See seams.Stream."""
         return self._inner.unanswered
 
+    @property
+    def left(self) -> bool:
+        """See seams.Stream."""
+        return self._inner.left
+
     # -- ending --------------------------------------------------------------------------------
 
     def close_write(self) -> None:

@@ -8,8 +8,10 @@ import sys
 
 # Fixed by the system: struct tcp_info of linux/tcp.h
 TCP_INFO_BYTES = 60
-TCPI_RETRANSMITS, TCPI_PROBES = 2, 3
+TCPI_STATE, TCPI_RETRANSMITS, TCPI_PROBES = 0, 2, 3
 TCPI_LAST_ACK_RECV = 56
+
+TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2 = 1, 4, 5  # net/tcp_states.h
 
 # Chosen here
 KEEPALIVE_IDLE_SECONDS = 60  # with the two below a silent peer is found within 130 s
@@ -53,6 +55,12 @@ def unanswered(sock: socket.socket) -> bool:
         return False
     last_ack_ms = int.from_bytes(info[TCPI_LAST_ACK_RECV : TCPI_LAST_ACK_RECV + 4], sys.byteorder)
     return last_ack_ms >= UNANSWERED_MS
+
+
+def has_left(sock: socket.socket) -> bool:
+    """True once the other side has sent FIN, even behind bytes that nobody has read, or is gone."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+    return info[TCPI_STATE] not in (TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2)
 
 
 def reset_on_close(sock: socket.socket) -> None:

@@ -10,7 +10,8 @@ from gevent import get_hub, sleep
 
 from geproxy.errors import DeadlineError, ProtocolError, ResetError, VanishedError
 from geproxy.net.deadline import Deadline
-from geproxy.net.sockopt import reset_on_close, unanswered
+from geproxy.net.pipes import Pipe
+from geproxy.net.sockopt import has_left, reset_on_close, unanswered
 from geproxy.seams import Decoder, Stream
 from geproxy.terms import Endpoint
 
@@ -141,6 +142,28 @@ class SocketStream(MessageReader):
             raise self._break(error) from error
         return count or len(self._end())
 
+    def fill(self, pipe: Pipe) -> int | None:
+        """Like recv_into, into *pipe*, without a copy; the leftover must have been read before."""
+        assert not self._leftover, "bulk reads have taken it"
+        try:
+            count = pipe.fill(self._socket.fileno())
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._break(error) from error
+        return count or len(self._end())
+
+    def pour(self, pipe: Pipe) -> None:
+        """Return once the kernel has taken all that *pipe* holds."""
+        while pipe.held_bytes:
+            try:
+                pipe.pour(self._socket.fileno())
+            except BlockingIOError:
+                self._wait_writable()
+            except OSError as error:
+                raise self._break(error) from error
+        self._sent = True
+
     def _end(self) -> bytes:
         """Give the end of the stream, if it is one.
 
@@ -192,6 +215,11 @@ class SocketStream(MessageReader):
     def unanswered(self) -> bool:
         """True where the other side has not answered for long what the kernel sent it."""
         return unanswered(self._socket)
+
+    @property
+    def left(self) -> bool:
+        """True once the other side has sent FIN or is gone."""
+        return has_left(self._socket)
 
     def close_write(self) -> None:
         """Send FIN; reading goes on."""

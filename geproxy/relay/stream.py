@@ -53,7 +53,7 @@ class Relays:
         said waits to be read: the way back carries that first, and then meets the same break.
         """
         try:
-            forward(source, sink, flow, self._pool)
+            forward(source, sink, flow, self._pool, back)
         except ResetError:
             if not flow.broken or back.broken or back.ended:
                 raise

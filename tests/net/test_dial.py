@@ -180,6 +180,7 @@ def test_families_are_dialed_in_turn(addresses: list, ordered: list) -> None:
         (errno.ENOBUFS, "limit", Outcome.FAILED),
         (errno.ENOMEM, "limit", Outcome.FAILED),
         (errno.EAGAIN, "limit", Outcome.FAILED),
+        (errno.EADDRINUSE, "limit", Outcome.FAILED),
         (errno.EIO, "internal", Outcome.FAILED),
         (0, "internal", Outcome.FAILED),
     ],

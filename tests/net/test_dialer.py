@@ -2,21 +2,24 @@
 
 import select
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
 from geproxy.errors import DeadlineError, DeniedError, DialError, ResolveError
 from geproxy.net.deadline import Deadline
-from geproxy.net.dialer import Dialer, permitted
-from geproxy.net.resolver import Resolver
+from geproxy.net.dialer import Dialer
+from geproxy.net.resolver import SHARE, Resolver
+from geproxy.seams import Permit
 from geproxy.terms import Address, Endpoint, Outcome
-from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS
+from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS, beside, until
 from tests.support.nobody import black_hole, refusing
 
-CLIENT = Endpoint(IPv4Address("192.0.2.1"), 50001)
+CLIENT = IPv4Address("192.0.2.1")
 LOOPBACK = IPv4Address("127.0.0.1")
 OTHER = IPv4Address("127.0.0.2")
 
@@ -205,18 +208,62 @@ def test_a_name_without_an_address_is_judged_by_nobody() -> None:
 # -- permitted -----------------------------------------------------------------------------------
 
 
+NAME = Endpoint("target.example", 80)
+
+
+def permitted(hosts: list[str], permit: Permit) -> list[Endpoint]:
+    """What *permit* leaves of a name with these addresses."""
+    return dialer(Zone(hosts)).permitted(NAME, permit, CLIENT)
+
+
 def test_what_is_permitted_keeps_its_order() -> None:
-    endpoints = [Endpoint(ip_address(f"192.0.2.{number}"), 80) for number in range(5)]
-    assert permitted(endpoints, Judge()) == endpoints
-    assert permitted(endpoints, Judge("192.0.2.0", "192.0.2.3")) == [
-        endpoints[number] for number in (1, 2, 4)
-    ]
+    hosts = [f"192.0.2.{number}" for number in range(5)]
+    endpoints = [Endpoint(ip_address(host), 80) for host in hosts]
+    assert permitted(hosts, Judge()) == endpoints
+    left = permitted(hosts, Judge("192.0.2.0", "192.0.2.3"))
+    assert left == [endpoints[number] for number in (1, 2, 4)]
+
+
+def test_what_is_permitted_takes_the_families_in_turn() -> None:
+    endpoints = permitted(["::1", "::2", "127.0.0.1"], Judge())
+    assert [str(endpoint.host) for endpoint in endpoints] == ["::1", "127.0.0.1", "::2"]
+
+
+def test_a_literal_is_judged_and_looked_up_nowhere() -> None:
+    judge = Judge()
+    there = Endpoint(LOOPBACK, 80)
+    assert dialer().permitted(Endpoint("127.1", 80), judge, CLIENT) == [there]
+    assert judge.asked == [there]
 
 
 def test_of_many_denials_the_last_is_told() -> None:
-    endpoints = [Endpoint(ip_address(f"192.0.2.{number}"), 80) for number in (1, 2)]
     with pytest.raises(DeniedError, match=r"192\.0\.2\.2 is denied"):
-        permitted(endpoints, Judge("192.0.2.1", "192.0.2.2"))
+        permitted(["192.0.2.1", "192.0.2.2"], Judge("192.0.2.1", "192.0.2.2"))
+
+
+def test_a_look_up_is_at_the_expense_of_the_client_that_asks() -> None:
+    """As many as one client may have under way hang; another's is answered all the same."""
+    hanging: list[str] = []
+    go_on = threading.Event()
+
+    def hang(name: str) -> tuple[Address, ...]:
+        if name.startswith("slow"):
+            hanging.append(name)
+            assert go_on.wait(HARD_SECONDS)
+        return (LOOPBACK,)
+
+    ours = dialer(hang)
+
+    def ask(name: str, client: Address) -> list[Endpoint]:
+        return ours.permitted(Endpoint(name, 80), Judge(), client)
+
+    slow = [partial(ask, f"slow{number}.example", CLIENT) for number in range(SHARE)]
+    with beside(*slow):
+        until(lambda: len(hanging) == SHARE)
+        with pytest.raises(DeadlineError), Deadline(SHORT_SECONDS, "its turn"):
+            ask("quick.example", CLIENT)
+        assert ask("quick.example", OTHER) == [Endpoint(LOOPBACK, 80)]
+        go_on.set()
 
 
 def test_a_bug_of_the_judge_is_no_denial() -> None:
@@ -224,4 +271,4 @@ def test_a_bug_of_the_judge_is_no_denial() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        permitted([Endpoint(LOOPBACK, 80)], broken)
+        permitted(["127.0.0.1"], broken)

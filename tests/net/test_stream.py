@@ -6,10 +6,24 @@ from ipaddress import IPv4Address
 import gevent
 import pytest
 
+from geproxy.errors import DeadlineError, ProtocolError
+from geproxy.net.deadline import Deadline
 from geproxy.net.sockopt import prepare_connection
-from geproxy.net.stream import SocketStream
+from geproxy.net.stream import SocketStream, peek, read_to_end
 from geproxy.terms import Endpoint
-from tests.support.conformance import CHECKS, Check, MakePair, check_stream, tcp_pair
+from tests.support.conformance import (
+    CHECKS,
+    HARD_SECONDS,
+    SHORT_SECONDS,
+    TOO_MUCH_BYTES,
+    Check,
+    MakePair,
+    beside,
+    check_stream,
+    read_exactly,
+    settle,
+    tcp_pair,
+)
 from tests.support.memory import memory_pair
 
 MAKERS = [
@@ -24,6 +38,46 @@ MAKERS = [
 @pytest.mark.parametrize("make_pair", MAKERS)
 def test_a_stream_keeps_its_promises(make_pair: MakePair, check: Check) -> None:
     check_stream(make_pair, check)
+
+
+@pytest.mark.parametrize("make_pair", MAKERS)
+def test_the_first_byte_is_looked_at_and_not_used(make_pair: MakePair) -> None:
+    near, far = make_pair()
+    with Deadline(HARD_SECONDS, "a test"):
+        for number in range(256):
+            near.send_all(bytes((number,)) + b"tail")
+            assert peek(far) == peek(far) == number
+            assert read_exactly(far, 5) == bytes((number,)) + b"tail"
+        near.close_write()
+        with pytest.raises(ProtocolError):
+            peek(far)
+    near.close()
+    far.close()
+
+
+@pytest.mark.parametrize("make_pair", MAKERS)
+def test_a_peek_waits_for_the_first_byte(make_pair: MakePair) -> None:
+    near, far = make_pair()
+    with Deadline(HARD_SECONDS, "a test"):
+        with pytest.raises(DeadlineError), Deadline(SHORT_SECONDS, "a peek"):
+            peek(far)
+        with beside(lambda: peek(far)) as (looking,):
+            near.send_all(b"x")
+        assert looking.value == ord("x")
+    near.close()
+    far.close()
+
+
+@pytest.mark.parametrize("make_pair", MAKERS)
+def test_reading_to_the_end_drops_what_comes_and_returns_with_the_end(make_pair: MakePair) -> None:
+    near, far = make_pair()
+    with Deadline(HARD_SECONDS, "a test"), beside(lambda: read_to_end(far)) as (reading,):
+        near.send_all(bytes(TOO_MUCH_BYTES))
+        settle()
+        assert not reading.dead
+        near.close_write()
+    near.close()
+    far.close()
 
 
 def test_every_connection_is_prepared_for_silence_and_small_messages() -> None:

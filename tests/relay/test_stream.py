@@ -59,6 +59,9 @@ class Session:
             self.relays.run(self.client, self.target, self.up, self.down)
         except GeproxyError as error:
             self.error = error
+        else:  # what a session does, and what the end of the second direction is left to
+            self.target.close()
+            self.client.close()
 
     @property
     def over(self) -> bool:

@@ -1,4 +1,4 @@
-"""What terms.Stream promises, as checks that every kind of stream passes; and its real maker.
+"""What seams.Stream promises, as checks that every kind of stream passes; and its real maker.
 
 A check gets the two ends of one connection. check_stream() gives it fresh ones, under a hard
 deadline, and closes them.
@@ -19,8 +19,10 @@ from greenlet import greenlet
 
 from geproxy.errors import DeadlineError, ProtocolError, ResetError
 from geproxy.net.deadline import Deadline
+from geproxy.net.greenlets import Runner
 from geproxy.net.stream import SocketStream
-from geproxy.terms import Endpoint, Stream
+from geproxy.seams import Stream
+from geproxy.terms import Endpoint
 
 MakePair = Callable[[], tuple[Stream, Stream]]
 Check = Callable[[Stream, Stream], None]
@@ -99,12 +101,16 @@ def settle() -> None:
 
 
 def living() -> set[int]:
-    """The greenlets that have begun and not ended, raw ones too."""
+    """The greenlets that have begun and not ended, raw ones too; parked runners do nothing."""
     hub = gevent.get_hub()
     return {
         id(one)
         for one in gc.get_objects()
-        if isinstance(one, greenlet) and one and one is not hub and one.parent is not None
+        if isinstance(one, greenlet)
+        and one
+        and one is not hub
+        and one.parent is not None
+        and not (isinstance(one, Runner) and one.function is None)
     }
 
 

@@ -14,7 +14,8 @@ from gevent.event import Event
 
 from geproxy.errors import DeadlineError, ProtocolError, ResetError
 from geproxy.net.deadline import Deadline
-from geproxy.terms import Decoder, Endpoint
+from geproxy.seams import Decoder
+from geproxy.terms import Endpoint
 
 T = TypeVar("T")
 
@@ -97,9 +98,10 @@ class _Pipe:
 
 
 class MemoryStream:
-    """One end; see terms.Stream for what each call promises."""
+    """One end; see seams.Stream for what each call promises."""
 
     holds_head = False
+    left = False
     unanswered = False
 
     def __init__(
