@@ -69,6 +69,11 @@ class Stream(Protocol):
         """True where the other side has not answered for long what the kernel sent it."""
         ...
 
+    @property
+    def left(self) -> bool:
+        """True once the other side has ended its direction, read or not, or is gone."""
+        ...
+
     def close_write(self) -> None:
         """Tell the other side that no more bytes come (half-close). Reading goes on."""
         ...
@@ -78,9 +83,7 @@ class Stream(Protocol):
         ...
 
     def linger(self, seconds: float) -> None:
-        """Half-close, then read and drop for at most *seconds*, if anything was ever sent: a close
-        with unread bytes would be a reset, which can overtake the last reply.
-        """
+        """Half-close, then read and drop for at most *seconds*, so that the last reply arrives."""
         ...
 
     def close(self) -> None:
@@ -207,7 +210,7 @@ class Datagrams(Protocol):
 
 
 class Waiting(Protocol):
-    """A port that waits for the one peer of a BIND."""
+    """A port, *bound*, that waits for the one peer of a BIND."""
 
     bound: Endpoint
 

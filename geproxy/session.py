@@ -20,7 +20,7 @@ from geproxy.errors import (
 from geproxy.net.clientport import ClientPort
 from geproxy.net.deadline import Deadline
 from geproxy.net.forward import Flow
-from geproxy.net.greenlets import Crew, getcurrent, interrupt
+from geproxy.net.greenlets import Crew, getcurrent, interrupter, sleep
 from geproxy.net.stream import peek, read_to_end
 from geproxy.observe.log import Log
 from geproxy.observe.record import Record
@@ -32,6 +32,7 @@ from geproxy.terms import Command, Endpoint, Outcome
 
 # RFC 1928 §6 wants the connection closed within 10 s of a refusal; this is enough to deliver it.
 LINGER_SECONDS = 2.0
+WATCH_SECONDS = 0.5  # of a BIND whose client spoke early: its port closes within a second
 
 
 class Site(Protocol):
@@ -117,20 +118,30 @@ def bind(request: Request, subject: Subject, record: Record, site: Site) -> None
 
 def await_peer(waiting: Waiting, control: Stream) -> Stream:
     """Wait for the peer, as long as the client does. Raises ResetError when that has left."""
-    crew = Crew(partial(interrupt, getcurrent()))
+    crew = Crew(interrupter(getcurrent()))
     crew.spawn(partial(watch, control))
     try:
-        return waiting.accept()
-    finally:
+        peer = waiting.accept()
+    except BaseException:
         crew.end()
+        raise
+    try:
+        crew.end()
+    except BaseException:
+        peer.abort()
+        raise
+    return peer
 
 
 def watch(control: Stream) -> None:
     """Raise ResetError when the client leaves; bytes that it sends early stay for the relay."""
     try:
         peek(control)
+        while not control.left:  # its end stands behind bytes that are not ours to read
+            sleep(WATCH_SECONDS)
     except ProtocolError as error:
         raise ResetError("the client has left") from error
+    raise ResetError("the client has left")
 
 
 def associate(request: Request, subject: Subject, record: Record, site: Site) -> None:
@@ -140,12 +151,11 @@ def associate(request: Request, subject: Subject, record: Record, site: Site) ->
     address = control.bound.address
     with closing(ClientPort(address, offer.ports, subject.client, request.target)) as port:
         record.address = port.bound
-        owner = getcurrent()
 
         def reply(head: bytes, data: bytes) -> None:
             port.send(codec.write(head, data))
 
-        association = open_association(subject, reply, partial(interrupt, owner), site)
+        association = open_association(subject, reply, interrupter(getcurrent()), site)
         try:
             association.crew.spawn(partial(carry_up, port, codec, association))
             request.grant(Endpoint(offer.address or address, port.bound.port))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from geproxy.config.listeners import SOCKS_SCHEMES
 from geproxy.config.settings import Listen, Settings, Via
@@ -45,12 +45,13 @@ class Site:
     def __init__(
         self,
         settings: Settings,
-        listening: Iterable[Endpoint],
+        streams: Collection[Endpoint],
+        datagrams: Collection[Endpoint],
         log: Log,
         salts: Mapping[str, Store],
         datagram_salts: Mapping[str, Store],
     ) -> None:
-        """*listening* are the addresses of all our listening sockets; *salts* what each sealed
+        """*streams* and *datagrams* are where we listen on TCP and on UDP; *salts* what each sealed
         listener remembers of its streams, by its name, and *datagram_salts* of its datagrams.
         """
         limits = settings.limits
@@ -76,7 +77,8 @@ class Site:
         self.policy = Gate(
             self.outbounds,
             OwnAddresses(),
-            list(listening),
+            streams,
+            datagrams,
             settings.rule,
             self._resolver.resolve,
             literal,

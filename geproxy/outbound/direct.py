@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 from geproxy.errors import DropError
@@ -70,7 +71,8 @@ class DirectDatagrams:
         self._dialer = dialer
         self._key = _KEYS[filtering]
         self._heads: dict[Sockaddr, bytes] = {}  # of those that may answer
-        self._reached: dict[object, None] = {}  # what the filter lets pass, oldest first
+        # What the filter lets pass, oldest first.
+        self._reached: OrderedDict[object, None] = OrderedDict()
 
     def find(self, target: Endpoint, permit: Permit, client: Address) -> Place:
         """See seams.Datagrams: the first address of *target* that may be sent to."""
@@ -104,13 +106,11 @@ class DirectDatagrams:
 
     def let_in(self, key: object) -> None:
         """Have the filter let *key* pass, an address or an address and port."""
-        reached = self._reached
-        if key in reached:
-            return
-        if len(reached) >= REMEMBERED:
-            del reached[next(iter(reached))]
+        self._reached[key] = None
+        self._reached.move_to_end(key)
+        if len(self._reached) > REMEMBERED:
+            self._reached.popitem(last=False)
             self._heads.clear()
-        reached[key] = None
 
     def wait_readable(self) -> None:
         """See seams.Datagrams."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any, NoReturn
 
 from geproxy.crypto.salts import SaltMaker
 from geproxy.crypto.secret import Secret
-from geproxy.errors import CommandError, ReplayError
+from geproxy.errors import CommandError, DropError, ReplayError
 from geproxy.net.datagram import DatagramSocket, adopted, open_towards
 from geproxy.net.dialer import Dialer
 from geproxy.net.forward import BufferPool
@@ -14,9 +15,13 @@ from geproxy.net.resolver import literal
 from geproxy.net.sealed import SealedStream
 from geproxy.seams import Permit, Place, Request, Store
 from geproxy.terms import Address, Endpoint, Filtering, Offer
-from geproxy.wire.address import split_address
+from geproxy.wire.address import PORT_BYTES, AddressType, split_address
 from geproxy.wire.sealed_datagram import open_datagram, seal_datagram
 from geproxy.wire.shadowsocks import Target
+
+# Chosen here
+REMEMBERED = 4096  # targets for the filter
+HANDED_OVER = 256  # of those, the latest that another worker hears of
 
 ROLE = b"geproxy via"
 
@@ -56,30 +61,47 @@ class ShadowsocksOutbound:
         raise CommandError("there is no BIND through a Shadowsocks peer")
 
     def associate(self, client: Address, filtering: Filtering) -> SealedDatagrams:
-        """Open a port towards the peer. Whose answers the far end lets in is for it to filter.
-
-        Raises DialError.
-        """
+        """Open a port towards the peer. Raises DialError."""
         peer = self._dialer.permitted(self._peer, _trusted, client)[0]
-        return SealedDatagrams(open_towards(peer), self._secret, self._maker, self._salts)
+        return self._datagrams(open_towards(peer), filtering)
+
+    def _datagrams(self, sock: DatagramSocket, filtering: Filtering) -> SealedDatagrams:
+        return SealedDatagrams(sock, self._secret, self._maker, self._salts, filtering)
 
     def adopt(self, descriptor: int, known: list[Any], filtering: Filtering) -> SealedDatagrams:
-        """See seams.Outbound."""
-        return SealedDatagrams(adopted(descriptor), self._secret, self._maker, self._salts)
+        """See seams.Outbound; *known* is what the filter lets pass."""
+        way = self._datagrams(adopted(descriptor), filtering)
+        for key in known:
+            way.let_in(bytes.fromhex(key))
+        return way
 
 
 class SealedDatagrams:
-    """One port towards the peer, which has a port for us towards all targets."""
+    """One port towards the peer, which has a port for us towards all targets.
 
-    __slots__ = ("_maker", "_salts", "_secret", "_socket")
+    What a filter has to go by are heads. Of a target that was named nobody but the peer knows the
+    address: then its port has to do, or nothing where only addresses count. The peer's own filter
+    is the better one.
+    """
+
+    __slots__ = ("_filtering", "_maker", "_reached", "_salts", "_secret", "_socket")
 
     def __init__(
-        self, sock: DatagramSocket, secret: Secret, maker: SaltMaker, salts: Store
+        self,
+        sock: DatagramSocket,
+        secret: Secret,
+        maker: SaltMaker,
+        salts: Store,
+        filtering: Filtering,
     ) -> None:
         self._socket = sock
         self._secret = secret
         self._maker = maker
         self._salts = salts
+        self._filtering = filtering
+        self._reached: OrderedDict[bytes, None] = (
+            OrderedDict()
+        )  # what the filter lets pass, oldest first
 
     def find(self, target: Endpoint, permit: Permit, client: Address) -> Place:
         """See seams.Datagrams: everything goes to the peer."""
@@ -88,17 +110,42 @@ class SealedDatagrams:
 
     def send(self, head: bytes, data: bytes, place: Place) -> None:
         """See seams.Datagrams."""
+        if self._filtering is not Filtering.NONE:
+            self.let_in(self._key(head))
         self._socket.send(seal_datagram(self._secret, self._maker.make(), head + data))
 
     def receive(self) -> tuple[bytes, bytes] | None:
-        """See seams.Datagrams. Raises AuthenticationError, ReplayError and ProtocolError."""
+        """See seams.Datagrams.
+
+        Raises AuthenticationError, ReplayError, ProtocolError, and DropError for what the filter
+        refuses.
+        """
         received = self._socket.receive()
         if received is None:
             return None
         salt, plain = open_datagram(self._secret, received[0])
         if self._maker.is_ours(salt) or not self._salts.remember_once(salt):
             raise ReplayError("a datagram that was sent before")
-        return split_address(plain, 0)
+        head, data = split_address(plain, 0)
+        if self._filtering is not Filtering.NONE and not self._passes(head):
+            raise DropError("filtered")
+        return head, data
+
+    def _key(self, head: bytes) -> bytes:
+        """What the filter remembers of a target: with PORT, of a name the port alone."""
+        end = len(head) if self._filtering is Filtering.PORT else -PORT_BYTES
+        return head[-PORT_BYTES:end] if head[0] == AddressType.NAME else head[:end]
+
+    def _passes(self, head: bytes) -> bool:
+        end = len(head) if self._filtering is Filtering.PORT else -PORT_BYTES
+        return head[:end] in self._reached or head[-PORT_BYTES:end] in self._reached
+
+    def let_in(self, key: bytes) -> None:
+        """Have the filter let *key* pass."""
+        self._reached[key] = None
+        self._reached.move_to_end(key)
+        if len(self._reached) > REMEMBERED:
+            self._reached.popitem(last=False)
 
     def wait_readable(self) -> None:
         """See seams.Datagrams."""
@@ -106,7 +153,8 @@ class SealedDatagrams:
 
     def duplicate(self) -> tuple[int, list[Any]]:
         """See seams.Datagrams."""
-        return self._socket.duplicate(), []
+        known = list(self._reached)[-HANDED_OVER:]
+        return self._socket.duplicate(), [key.hex() for key in known]
 
     def close(self) -> None:
         """Give the port back."""

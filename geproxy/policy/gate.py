@@ -25,11 +25,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address
 
 from geproxy.config.settings import Rule
 from geproxy.errors import DeniedError
-from geproxy.policy.ranges import is_loopback, is_public
+from geproxy.policy.bounds import UNSPECIFIED, Bounds
 from geproxy.policy.rules import DENY, DIRECT, SMTP_PORT, Case, Page
 from geproxy.seams import Listener, Outbound, Route, Subject
 from geproxy.terms import Address, Command, Endpoint, unmapped
@@ -37,23 +36,22 @@ from geproxy.terms import Address, Command, Endpoint, unmapped
 Resolve = Callable[[str, Address], tuple[Address, ...]]
 Literal = Callable[[str], Address | None]
 
-# connect() takes these for "this host"; as the expected peer of a BIND they mean anybody.
-_UNSPECIFIED: frozenset[Address] = frozenset((IPv4Address("0.0.0.0"), IPv6Address("::")))
-
 
 class Gate:
     """The policy of one worker.
 
-    *outbounds* are the ways out by name; *own* holds every address of this host; *listening* are
-    our sockets' addresses. *rules* need *resolve*, which gives a name's addresses at the expense
-    of a client, and *literal*, which knows a text that is an address in an odd spelling.
+    *outbounds* are the ways out by name; *own* holds every address of this host; *streams* and
+    *datagrams* are where we listen on TCP and on UDP. *rules* need *resolve*, which gives a
+    name's addresses at the expense of a client, and *literal*, which knows a text that is an
+    address in an odd spelling.
     """
 
     def __init__(
         self,
         outbounds: Mapping[str, Outbound],
         own: Container[Address],
-        listening: Collection[Endpoint],
+        streams: Collection[Endpoint],
+        datagrams: Collection[Endpoint] = (),
         rules: Sequence[Rule] = (),
         resolve: Resolve | None = None,
         literal: Literal | None = None,
@@ -65,19 +63,20 @@ class Gate:
         self._resolve = resolve
         self._literal = literal
         self._pages: dict[str, Page] = {}
-        self._listening: dict[int, list[Address]] = {}
-        for endpoint in listening:
-            assert not isinstance(endpoint.host, str), "a socket is bound to an address"
-            self._listening.setdefault(endpoint.port, []).append(endpoint.host)
+        self._streams = Bounds(own, streams)
+        self._datagrams = Bounds(own, datagrams)
 
     def admit(self, subject: Subject) -> None:
         """Raises DeniedError for a client that is not let in, or that may reach no target at all.
 
-        A listener that is open by rule alone lets in who is in the `client` of some rule for it
-        that is not deny. What that rule says besides is for the targets.
+        UDP ASSOCIATE is not to be had where the listener's `udp` is off. A listener that is open
+        by rule alone lets in who is in the `client` of some rule for it that is not deny. What
+        that rule says besides is for the targets.
         """
         page = self._page(subject.listener)
         self._let_in(subject, page)
+        if subject.command is Command.UDP_ASSOCIATE and not subject.listener.udp:
+            raise DeniedError("udp is false")
         clause = page.forbids_all(subject)
         if clause is not None:
             raise DeniedError(f"{clause.label} is deny")
@@ -91,7 +90,7 @@ class Gate:
             raise DeniedError("port 0")
         page = self._page(subject.listener)
         if page.plain and subject.command is not Command.BIND:
-            return self._decide_plain(subject.listener, target)
+            return self._decide_plain(subject, target)
         self._let_in(subject, page)
         address = self._address_of(target.host)
         if address is not None:
@@ -101,13 +100,15 @@ class Gate:
         case = Case(page.clauses, subject, name, target.port, self._own)
         return self._decide_name(case, name, target)
 
-    def _decide_plain(self, listener: Listener, target: Endpoint) -> Route:
+    def _decide_plain(self, subject: Subject, target: Endpoint) -> Route:
         """Decide where there are no rules, at the least cost: most installations have none."""
+        listener = subject.listener
         if target.port == SMTP_PORT and listener.target is None:
             raise DeniedError("port 25 is closed")
         if listener.via == DENY:
             raise DeniedError("via is deny")
-        permit = self._permit_local if _is_trusted(listener) else self._permit_public
+        bounds = self._bounds(subject.command)
+        permit = bounds.permit_local if _is_trusted(listener) else bounds.permit_public
         return Route(self._outbounds[listener.via], target, permit)
 
     def _decide_name(self, case: Case, name: str, target: Endpoint) -> Route:
@@ -140,7 +141,8 @@ class Gate:
 
     def _permit(self, case: Case, way: str, endpoint: Endpoint) -> None:
         """Judge an address for *way*. Rules on `port` go by the one asked for."""
-        address = _address(endpoint)
+        address = unmapped(endpoint.address)
+        bounds = self._bounds(case.subject.command)
         clause = case.find(address)
         found = case.way(clause)
         if found == DENY:
@@ -148,36 +150,14 @@ class Gate:
         if found != way:
             raise DeniedError(f"{endpoint}: {clause.label} is {found}, not {way}")
         if case.subject.command is not Command.BIND:
-            self._permit_local(endpoint)
-        elif address in _UNSPECIFIED and not clause.opens(None, address):
+            bounds.permit_local(endpoint)
+        elif address in UNSPECIFIED and not clause.has_network_of(address):
             raise DeniedError(f"{endpoint}: no rule lets anybody connect")
         if not _is_trusted(case.subject.listener) and not clause.opens(case.name, address):
-            self._refuse_inside(endpoint, address)
+            bounds.refuse_inside(endpoint, address)
 
-    def _permit_local(self, endpoint: Endpoint) -> None:
-        """Judge an address for clients of this host: all but our own ports."""
-        own = self._listening.get(endpoint.port)
-        if own is not None and self._is_ours(_address(endpoint), own):
-            raise DeniedError(f"{endpoint}: a port of this proxy")
-
-    def _permit_public(self, endpoint: Endpoint) -> None:
-        """Judge an address for clients from elsewhere: public, and none of this host."""
-        self._permit_local(endpoint)
-        self._refuse_inside(endpoint, _address(endpoint))
-
-    def _refuse_inside(self, endpoint: Endpoint, address: Address) -> None:
-        if not is_public(address):
-            raise DeniedError(f"{endpoint}: not a public address")
-        if address in self._own:
-            raise DeniedError(f"{endpoint}: an address of this host")
-
-    def _is_ours(self, host: Address, bound: list[Address]) -> bool:
-        if host in _UNSPECIFIED:
-            return True
-        if host in bound:
-            return True
-        wildcard = any(address in _UNSPECIFIED for address in bound)
-        return wildcard and (is_loopback(host) or host in self._own)
+    def _bounds(self, command: Command) -> Bounds:
+        return self._datagrams if command is Command.UDP_ASSOCIATE else self._streams
 
     def _let_in(self, subject: Subject, page: Page) -> None:
         if not page.lets_in(subject.client):
@@ -199,9 +179,3 @@ class Gate:
 def _is_trusted(listener: Listener) -> bool:
     """Tell whether what is not public is open to its clients, on this host or without a choice."""
     return listener.loopback or listener.target is not None
-
-
-def _address(endpoint: Endpoint) -> Address:
-    """What the kernel dials: a mapped address is the IPv4 address inside it."""
-    assert not isinstance(endpoint.host, str), "addresses are judged, not names"
-    return unmapped(endpoint.host)

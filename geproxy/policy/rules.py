@@ -45,9 +45,13 @@ class Targets:
             return True
         return self._pattern is not None and self._pattern.match(name) is not None
 
+    def hold_in_network(self, address: Address) -> bool:
+        """Tell whether *address* is in a network that is written down."""
+        return any(address in network for network in self._networks)
+
     def hold_address(self, address: Address, own: Container[Address]) -> bool:
         """Tell whether *address* is in a network, or in "private"."""
-        if any(address in network for network in self._networks):
+        if self.hold_in_network(address):
             return True
         # To ask for our own addresses is a system call: last.
         return self.private and (not is_public(address) or address in own)
@@ -97,6 +101,10 @@ class Clause:
         if self.to is None or self.to.any or self.to.hold_name(name):
             return True
         return None if self.to.of_addresses else False
+
+    def has_network_of(self, address: Address) -> bool:
+        """Tell whether `to` has a network that holds *address*; "private" is none."""
+        return self.to is not None and self.to.hold_in_network(address)
 
     def opens(self, name: str | None, address: Address) -> bool:
         """Tell whether `to` itself names a non-public target: "*", or no `to`, names none."""

@@ -52,7 +52,19 @@ class Lent:
 
     streams: Mapping[str, Sequence[socket.socket]]
     datagrams: Mapping[str, Sequence[Sequence[socket.socket]]]
-    addresses: Mapping[str, Sequence[Endpoint]]  # where each listens
+    bound: Mapping[str, Sequence[tuple[socket.SocketKind, Endpoint]]]  # where each listens
+
+    @property
+    def addresses(self) -> dict[str, list[Endpoint]]:
+        """Where each listens, by its name, whatever the transport."""
+        return {
+            name: list(dict.fromkeys(endpoint for _, endpoint in places))
+            for name, places in self.bound.items()
+        }
+
+    def endpoints(self, kind: socket.SocketKind) -> list[Endpoint]:
+        """Where any of them listens on TCP, or on UDP."""
+        return [one for places in self.bound.values() for of, one in places if of == kind]
 
     @property
     def slots(self) -> int:
@@ -96,13 +108,14 @@ class ListeningSockets:
             raise
         streams: dict[str, list[socket.socket]] = {}
         datagrams: dict[str, list[list[socket.socket]]] = {}
-        addresses: dict[str, list[Endpoint]] = {}
+        bound: dict[str, list[tuple[socket.SocketKind, Endpoint]]] = {}
         for listen in listeners:
             streams[listen.name] = [sockets[0] for sockets in self._of(listen, STREAM)]
             datagrams[listen.name] = self._of(listen, DATAGRAM)
-            firsts = [*streams[listen.name], *(slots[0] for slots in datagrams[listen.name])]
-            addresses[listen.name] = list(dict.fromkeys(map(address_of, firsts)))
-        return Lent(streams, datagrams, addresses)
+            bound[listen.name] = [(STREAM, address_of(sock)) for sock in streams[listen.name]]
+            firsts = [slots[0] for slots in datagrams[listen.name]]
+            bound[listen.name] += [(DATAGRAM, address_of(sock)) for sock in firsts]
+        return Lent(streams, datagrams, bound)
 
     def _of(self, listen: Listen, kind: socket.SocketKind) -> list[list[socket.socket]]:
         keys = [key for key in _keys(listen) if key.kind == kind]

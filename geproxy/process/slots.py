@@ -27,6 +27,7 @@ from geproxy.session import fault
 from geproxy.site import Site
 
 # Chosen here
+PAUSE_SECONDS = 0.1  # after a fault of ours, so that it does not fill the log
 HANDOVER_SECONDS = 3.0  # datagrams wait in the sockets meanwhile
 LAST_REPLIES_SECONDS = 2.0  # for clients whom nobody takes over when the program stops
 
@@ -84,13 +85,14 @@ class Slots:
             self._readers[place] = spawn(partial(self._run, self._mappings[place]))
 
     def _run(self, mappings: Mappings) -> None:
-        try:
-            mappings.run()
-        except ShutdownError:
-            pass  # no more clients; those that there are may still be answered
-        except Exception as bug:
-            fault(bug, self._site.log)
-            raise
+        while True:
+            try:
+                mappings.run()
+            except ShutdownError:
+                return  # no more clients; those that there are may still be answered
+            except Exception as bug:  # one datagram's, which must not silence all others
+                fault(bug, self._site.log)
+                sleep(PAUSE_SECONDS)
 
     def leave(self, seconds: float) -> None:
         """Read nothing more; hand over what has an heir. The rest has *seconds*, if that is less

@@ -32,6 +32,7 @@ from geproxy.net.greenlets import (
 from geproxy.net.stream import SocketStream
 from geproxy.process.assignment import Assignment
 from geproxy.process.control import Verb
+from geproxy.process.listeners import DATAGRAM, STREAM
 from geproxy.process.privileges import prepare, settle
 from geproxy.process.slots import Slots
 from geproxy.seams import Listener
@@ -58,10 +59,10 @@ def main(assignment: Assignment) -> int:
     _die_with_a_word()
     prepare(assignment.settings.account)
     loop = prepare_loop()
-    listening = [one for places in assignment.lent.addresses.values() for one in places]
     site = Site(
         assignment.settings,
-        listening,
+        assignment.lent.endpoints(STREAM),
+        assignment.lent.endpoints(DATAGRAM),
         assignment.log,
         assignment.salts,
         assignment.datagram_salts,

@@ -77,11 +77,12 @@ class Mappings:
     def _add(self, source: Sockaddr) -> Association:
         if len(self._live) >= MAPPINGS:
             self._make_room()
-        association = self._keeper.meet(
-            Endpoint.from_sockaddr(source),
-            partial(self._reply, source),
-            partial(self._end, source),
-        )
+        client = Endpoint.from_sockaddr(source)
+
+        def ended(error: Exception) -> None:
+            self._end(source, association, error)
+
+        association = self._keeper.meet(client, partial(self._reply, source), ended)
         self._live[source] = association
         return association
 
@@ -91,16 +92,17 @@ class Mappings:
     def _make_room(self) -> None:
         """End the mapping that has been quiet for longest among the oldest."""
         oldest = list(islice(self._live.items(), CHANCES))
-        source, _ = min(oldest, key=lambda item: item[1].quiet_since)
+        source, quietest = min(oldest, key=lambda item: item[1].quiet_since)
         for other, association in oldest:  # the next look is at others
             if other != source:
                 del self._live[other]
                 self._live[other] = association
-        self._end(source, LimitError(f"more than {MAPPINGS} clients"))
+        self._end(source, quietest, LimitError(f"more than {MAPPINGS} clients"))
 
-    def _end(self, source: Sockaddr, error: Exception) -> None:
-        association = self._live.pop(source, None)
-        if association is not None:
+    def _end(self, source: Sockaddr, association: Association, error: Exception) -> None:
+        """End a mapping; a second end of it must not meet the one that has its place by then."""
+        if self._live.get(source) is association:
+            del self._live[source]
             spawn(partial(self._keeper.part, association, error))
 
     def copy_of_socket(self) -> int:
@@ -125,8 +127,8 @@ class Mappings:
 
     def end_all(self, error: Exception) -> None:
         """End every mapping."""
-        for source in list(self._live):
-            self._end(source, error)
+        for source, association in list(self._live.items()):
+            self._end(source, association, error)
 
     def close(self) -> None:
         """Close the listener's socket, once nothing is there to be sent by it."""
