@@ -19,11 +19,12 @@ MAX_MODULE_LINES = 300
 MAX_FUNCTION_LINES = 60
 
 # What each room may import of geproxy. A name stands for the module or package and all inside it.
-WORDS = ("errors", "terms")
+WORDS = ("errors", "terms", "seams")
 PROTOCOL_ROOM = (*WORDS, "crypto", "wire", "net")
 ROOMS: dict[str, tuple[str, ...]] = {
     "__init__": (),
     "terms": (),
+    "seams": ("terms",),
     "errors": ("terms",),
     "crypto": ("crypto", "errors"),
     "wire": ("wire", *WORDS, "crypto"),
@@ -44,6 +45,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "process": (
         *("process", *WORDS, "VERSION", "config", "observe.log", "state.shared", "net.sockopt"),
+    ),
+    "datagram_session": ("session", "relay", "net", "observe", *WORDS),
+    "process.slots": (
+        *("process", "site", "session", "datagram_session", "config", "net", "relay", *WORDS),
     ),
     "process.worker": ("process", "site", "session", "config", "observe", "net", "state", *WORDS),
     "commands": ("commands", "config", "crypto", "process", "errors"),

@@ -307,7 +307,7 @@ def test_a_file_that_this_user_cannot_read_is_named_with_the_reason(here: Path) 
     ("url", "text"),
     [
         pytest.param("socks5://0.0.0.0:1080", "open = true", id="an open proxy"),
-        pytest.param("mixed://a:hunter2@127.0.0.1:1", "not in this version", id="not built yet"),
+        pytest.param("http://a:hunter2@127.0.0.1:1", "not in this version", id="not built yet"),
         pytest.param("socks5://alice:hunter2/@127.0.0.1:1", "%2F", id="a slash in a password"),
         pytest.param("hunter2", "is no URL", id="no URL"),
         pytest.param("socks5://127.0.0.1:\udcff", "listen1.url", id="not UTF-8"),

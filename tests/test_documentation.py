@@ -35,7 +35,8 @@ from geproxy.crypto.methods import (
     generate_key,
 )
 from geproxy.crypto.password import hash_password
-from geproxy.net import dial
+from geproxy.inbound.socks4 import Socks4Request
+from geproxy.net import datagram, dial
 from geproxy.net.forward import HEAD_SECONDS
 from geproxy.observe.log import LEVELS, open_log
 from geproxy.observe.record import Record
@@ -44,12 +45,19 @@ from geproxy.process.generation import READY_SECONDS
 from geproxy.process.master import ACTIONS
 from geproxy.process.pidfile import PIDFILE_MODE
 from geproxy.process.remote import STOP_EXTRA_SECONDS
-from geproxy.process.salts import SALTS
+from geproxy.process.salts import DATAGRAM_SALTS, SALTS
 from geproxy.process.start import DAEMON_PIDFILE, UMASK
+from geproxy.relay.associations import FORGET_SECONDS
+from geproxy.relay.datagram import WAITING_BYTES, WAITING_DATAGRAMS, WAITING_NAMES, Association
+from geproxy.relay.mappings import CHANCES, MAPPINGS
+from geproxy.seams import Route
 from geproxy.session import report
-from geproxy.terms import Endpoint, plain_address
+from geproxy.site import PEER_SALTS
+from geproxy.terms import Command, Endpoint, Filtering, plain_address
+from geproxy.wire import fragments
+from geproxy.wire.socks4 import ResultCode
 from geproxy.wire.socks5 import Rep
-from tests.support import peers
+from tests.support import memory, peers
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -273,7 +281,8 @@ def documented_settings() -> dict[str, tuple[str, str]]:
     """Every setting of geproxy.conf(5) by its full key: the default as TOML, and its text."""
     found = {}
     for table in settings.TABLES:
-        for head, body in entries(section(SETTINGS_PAGE, f"[{table}]", "Ss")).items():
+        title = f"[[{table}]]" if table == "rule" else f"[{table}]"
+        for head, body in entries(section(SETTINGS_PAGE, title, "Ss")).items():
             name, _, default = head.removeprefix("Ic ").partition(" No = ")
             if default.startswith("Qq"):
                 default = f'"{default[3:]}"'
@@ -329,13 +338,17 @@ def test_the_manual_has_the_range_of(key):
 )
 def test_the_manual_has_every_word_for(key):
     told = words_after("Qq", DOCUMENTED[key][1])
-    if key == "listen.NAME.via":  # which ways out there are, the loader checks
+    if key in ("listen.NAME.via", "rule.action"):  # which ways out there are, the loader checks
         assert told == set(settings.BUILT_IN_VIAS)
         return
     assert all(accepts(key, word) for word in told)
     with pytest.raises(ValueError) as caught:
         settings.catalogue()[key].read("no such word")
-    assert set(re.findall(r"\w+", str(caught.value))) == told | {"one", "of", "is", "wanted"}
+    assert set(re.findall(r"[\w-]+", str(caught.value))) == told | {"one", "of", "is", "wanted"}
+
+
+def test_the_manual_has_every_command_that_a_rule_can_name():
+    assert words_after("Qq", DOCUMENTED["rule.command"][1]) == {one.value for one in Command}
 
 
 def test_every_choice_is_told_as_one():
@@ -345,6 +358,8 @@ def test_every_choice_is_told_as_one():
         if isinstance(how.default, str) and how.words is None and not accepts(key, "no such word")
     }
     choices -= {"server.workers"}  # a word or a number
+    choices -= {f"listen.NAME.{name}" for name in ("udp_address", "udp_ports", "target")}
+    assert "listen.NAME.udp_filtering" in choices
     assert {k for k, (_, text) in DOCUMENTED.items() if text.startswith("One of")} >= choices
 
 
@@ -361,26 +376,45 @@ def test_the_manual_has_every_range_that_is_not_public():
     assert but_for == [*ranges.PUBLIC_WITHIN_IPV4, *ranges.PUBLIC_WITHIN_IPV6]
 
 
+# Where README says that its tables go; the others are whole.
+INTO = {
+    "lan": "etc/geproxy.conf",
+    "phones": "etc/examples/remote.conf",
+    "dns": "etc/examples/local.conf",
+}
 CONFIGURATIONS = [
-    pytest.param("".join(fenced("toml")), id="README"),
     *(
-        pytest.param(text, id=f"geproxy.conf.5 {number}")
+        pytest.param(text, INTO.get(name), id=f"README {name}")
+        for text in fenced("toml")
+        for name in re.findall(r"\A\[listen\.(\w+)\]$", text, flags=re.M)
+    ),
+    *(
+        pytest.param(text, None, id=f"geproxy.conf.5 {number}")
         for number, text in enumerate(literals(section(SETTINGS_PAGE, "EXAMPLES")), start=1)
     ),
 ]
 
 
-@pytest.mark.parametrize("text", CONFIGURATIONS)
-def test_every_configuration_shown_is_sound(text, tmp_path):
-    if text.startswith("[listen.lan]"):  # said to go into the shipped one
-        text = (ROOT / "etc" / "geproxy.conf").read_text(encoding="utf-8") + text
+def test_every_configuration_of_readme_is_tried():
+    tried = [one.values[0] for one in CONFIGURATIONS if str(one.id).startswith("README")]
+    assert tried == fenced("toml")
+    assert all(f"`{file}`" in README for file in INTO.values())
+
+
+@pytest.mark.parametrize(("text", "into"), CONFIGURATIONS)
+def test_every_configuration_shown_is_sound(text, into, tmp_path):
+    if into is not None:
+        text = (ROOT / into).read_text(encoding="utf-8") + text
     make_files(tmp_path)
     text = with_an_account_of_every_machine(text)
     (tmp_path / "geproxy.conf").write_text(text, encoding="utf-8")
     found = load(str(tmp_path / "geproxy.conf"))
     assert found.warnings == ()
-    reached = [listen for listen in found.listen if not listen.url.loopback]
-    assert all(listen.users is not None or listen.secret is not None for listen in reached)
+    for listen in found.listen:
+        guards = (listen.users, listen.secret, listen.target)
+        letting = [rule for rule in found.rule if rule.client and rule.action != "deny"]
+        assert listen.url.loopback or letting or any(guard is not None for guard in guards)
+        assert not listen.open
 
 
 def test_the_shipped_configuration_passes_the_check_of_the_program():
@@ -447,7 +481,8 @@ def flat(text: str) -> str:
     [
         pytest.param(
             "Hosts and ports",
-            f"{url.DEFAULT_PORTS['socks5']} for socks5:// and {url.DEFAULT_PORTS['ss']} for ss://",
+            f"{url.DEFAULT_PORTS['socks5']} for mixed://, socks5:// and socks4://, and "
+            f"{url.DEFAULT_PORTS['ss']} for ss://",
             id="default ports",
         ),
         pytest.param("Passwords and keys", f"fewer than {STRONG_BITS} bits", id="weak passwords"),
@@ -455,6 +490,33 @@ def flat(text: str) -> str:
             "What clients are told", f"{HEAD_SECONDS * 1000:g} milliseconds", id="first bytes"
         ),
         pytest.param("Replays", f"about 2^{SALTS.bit_length() - 1} salts", id="salts"),
+        pytest.param(
+            "Datagrams", f"about 2^{DATAGRAM_SALTS.bit_length() - 1} of them", id="datagrams' salts"
+        ),
+        pytest.param(
+            "Datagrams",
+            f"the last 2^{PEER_SALTS.bit_length() - 1} datagrams of each peer",
+            id="salts of a peer",
+        ),
+        pytest.param(
+            "Associations",
+            f"up to {fragments.POSITION} of them, in order, within "
+            f"{fragments.REASSEMBLY_SECONDS:g} seconds and to {fragments.MAX_DATA_BYTES} bytes",
+            id="fragments",
+        ),
+        pytest.param(
+            "Names",
+            f"up to {WAITING_DATAGRAMS} datagrams and {WAITING_BYTES // 1024} KiB wait for each "
+            f"name, and up to {WAITING_NAMES} names",
+            id="what waits for names",
+        ),
+        pytest.param("Names", f"every {FORGET_SECONDS:g} seconds", id="names anew"),
+        pytest.param(
+            "Clients without a connection",
+            f"room for {MAPPINGS} of them per listener and worker; beyond that, the one of the "
+            f"{CHANCES} oldest",
+            id="UDP clients",
+        ),
     ],
 )
 def test_numbers_of_the_manual_are_those_of_the_code(title, fact):
@@ -510,11 +572,11 @@ def test_readme_maps_every_flag_of_go_shadowsocks2():
 
 def test_readme_maps_every_flag_of_shadowsocks_libev():
     known = set()
-    for program in (peers.find("ss-local"), peers.find("ss-server")):
+    for program in map(peers.find, ("ss-local", "ss-server", "ss-tunnel")):
         done = subprocess.run([program, "-h"], capture_output=True, text=True, timeout=30)
         for line in re.findall(r"^ {7}\[?(-[^<\]\n]+)", done.stdout, flags=re.M):
             known |= set(re.findall(r"(?:^|(?<=[ ,]))--?[\w-]+", line.split("  ")[0]))
-    assert {"-s", "--acl", "-h", "--help", "--manager-address"} <= known
+    assert {"-s", "-L", "--acl", "-h", "--help", "--manager-address"} <= known
     assert flags_told(2) - {"--password"} == known  # that one its usage text does not have
 
 
@@ -533,6 +595,8 @@ def test_what_readme_says_in_their_place_is_understood(row, tmp_path):
         text += '\nurl = "ss://aes-256-gcm@relay.example.net"'
     if 'via = "NAME"' in text:
         text += '\n[via.NAME]\nurl = "ss://aes-256-gcm:PASSWORD@relay.example.net"'
+    if "[listen.NAME]" in text and "url" not in text:
+        text += '\nurl = "socks5://127.0.0.1:1080"'
     if "[listen.NAME]" not in text:
         text += '\n[listen.NAME]\nurl = "socks5://127.0.0.1:1080"'
     for name, content in (("geproxy.conf", text), ("file", generate_key(AES_256_GCM))):
@@ -594,14 +658,71 @@ def failed_login(client: str, user: str, form: str, folder: Path) -> list[str]:
     return (folder / "log").read_text(encoding="utf-8").splitlines()
 
 
-def test_the_manual_has_every_field_of_a_session(tmp_path):
-    fields = set(json.loads(failed_login("192.0.2.7", "alice", "json", tmp_path)[1]))
-    assert EVENTS["session.end"] == fields - {"time", "level", "event"}
+def association() -> Association:
+    """One that has moved nothing yet."""
+
+    def decide(target: Endpoint) -> Route:
+        raise errors.DeniedError(f"{target}: nobody sends here")
+
+    def reply(head: bytes, data: bytes) -> None:
+        raise errors.DropError("early")
+
+    def ended(error: Exception) -> None:
+        raise error
+
+    return Association(plain_address("192.0.2.7"), decide, reply, Filtering.NONE, ended)
 
 
-def test_readme_shows_a_session_as_it_is_written():
-    line = next(one for one in README.splitlines() if " info session.end " in one)
-    assert set(re.findall(r" (\w+)=", line)) == EVENTS["session.end"] - {"reason"}
+def fields_of(record: Record, error: errors.GeproxyError | None, folder: Path) -> list[str]:
+    """What the line of a session that *record* tells of holds, in order."""
+    log = open_log(str(folder / "log"), "", "info", "json")
+    record.write(log, error)
+    log.close()
+    written = json.loads((folder / "log").read_text(encoding="utf-8").splitlines()[-1])
+    return [name for name in written if name not in ("time", "level", "event")]
+
+
+def a_record() -> Record:
+    return Record("lan", Endpoint(plain_address("192.0.2.7"), 51022))
+
+
+def test_the_manual_has_every_field_of_a_session_in_order(tmp_path):
+    record = a_record()
+    record.relayed(association())
+    stream, _ = memory.memory_pair()
+    record.asked(Socks4Request(stream, "bob", Command.CONNECT, Endpoint("example.com", 80)))
+    fields = fields_of(record, errors.DeniedError("no"), tmp_path)
+    text = section(PROGRAM_PAGE, "LOG").partition("\n.It Sy session.end ")[2]
+    told = re.findall(r"\w+", text.partition("Fields:\n")[2].partition(".It ")[0])
+    assert [word for word in told if word != "Va"] == fields
+    assert EVENTS["session.end"] >= set(fields)
+
+
+def test_readme_shows_sessions_as_they_are_written(tmp_path):
+    lines = [one for one in README.splitlines() if " info session.end " in one]
+    tcp, udp = a_record(), a_record()
+    udp.relayed(association())
+    written = [fields_of(record, None, tmp_path) for record in (tcp, udp)]
+    assert [re.findall(r" (\w+)=", line) for line in lines] == written
+
+
+def test_the_manual_has_every_reason_for_which_datagrams_are_dropped():
+    codes = set(datagram._DROP_CODES.values())
+    for _, function in functions():
+        for call in ast.walk(function):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "DropError":
+                codes |= texts_of(call.args[0], function)
+    # What policy, the resolver, a peer's seal and the opening of a port have to say.
+    codes |= {kind.code for kind in (errors.DeniedError, errors.LimitError, errors.ProtocolError)}
+    codes |= {errors.AuthenticationError.code, errors.ReplayError.code}
+    codes |= {errors.ResolveError("").code, errors.GeproxyError.code, "unreachable"}
+    told = [
+        head.removeprefix("Sy ")
+        for head in entries(section(PROGRAM_PAGE, "Dropped datagrams", "Ss"))
+    ]
+    assert told == sorted(codes)
+    shown = re.findall(r"dropped=(\S+)", README)
+    assert {pair.partition(":")[0] for one in shown for pair in one.split(",")} <= codes
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -642,6 +763,8 @@ def test_the_manual_has_every_code_of_a_session_and_no_other():
 def test_the_manual_has_every_reply():
     told = entries(section(PROGRAM_PAGE, "Replies", "Ss"))
     assert [int(head) for head in told] == [rep.value for rep in Rep]
+    both = f"told {ResultCode.GRANTED} where that is 0, and {ResultCode.REJECTED} for all else"
+    assert both in flat(section(PROGRAM_PAGE, "Replies", "Ss"))
 
 
 # -- README and the project --------------------------------------------------------------------

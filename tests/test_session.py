@@ -38,9 +38,11 @@ from geproxy.net.stream import SocketStream
 from geproxy.observe.line import Lines
 from geproxy.observe.log import Log
 from geproxy.observe.sink import Sink
+from geproxy.relay.associations import Associations
 from geproxy.relay.stream import Relays
+from geproxy.seams import Listener, Permit, Request, Route, Stream, Subject
 from geproxy.session import serve
-from geproxy.terms import Command, Endpoint, Listener, Outcome, Permit, Request, Route, Stream
+from geproxy.terms import Address, Command, Endpoint, Outcome
 
 WAIT_SECONDS = 10.0
 TARGET = Endpoint("example.net", 443)
@@ -82,6 +84,7 @@ class Asked:
         self.command = command
         self.target = TARGET
         self.user = user
+        self.claimed: str | None = stage.claimed
         self._stage = stage
 
     def grant(self, bound: Endpoint) -> None:
@@ -114,7 +117,7 @@ class Stage:
     """One session, and everything around it: inbound, policy, way out and site in one."""
 
     name = "direct"  # as a way out
-    handshake_seconds = WAIT_SECONDS
+    handshake_seconds = bind_seconds = WAIT_SECONDS
 
     def __init__(self) -> None:
         self.client, self.accepted = connection()
@@ -123,9 +126,11 @@ class Stage:
         sink = Sink("memory", self.written, Lines("json"))
         self.log = Log(sink, sink, level="info")
         self.relays = Relays(BufferPool(), 60.0, 10.0)
+        self.associations = Associations(60.0)
         self.policy = self
         self.command = Command.CONNECT
         self.user: str | None = "alice"
+        self.claimed: str | None = None
         self.dialed_at_all = False
         # What happens at each step, before the step itself.
         self.in_negotiate = self.in_decide = self.in_connect = nothing
@@ -138,12 +143,17 @@ class Stage:
         stream.read_message(Wish, 100)
         return Asked(stream, self.command, self.user, self)
 
-    def decide(self, request: Request, listener: Listener) -> Route:
-        self.in_decide()
-        return Route(self, lambda endpoint: None)
+    def admit(self, subject: Subject) -> None:
+        raise AssertionError("nobody asks for datagrams here")
 
-    def connect(self, target: Endpoint, permit: Permit, client: Endpoint) -> Stream:
-        assert target == TARGET
+    def decide(self, subject: Subject, target: Endpoint) -> Route:
+        assert (subject.client, subject.user) == (self.accepted.peer.host, self.user)
+        assert (subject.listener.name, subject.command) == ("a", Command.CONNECT)
+        self.in_decide()
+        return Route(self, target, lambda endpoint: None)
+
+    def connect(self, target: Endpoint, permit: Permit, client: Address) -> Stream:
+        assert (target, client) == (TARGET, self.accepted.peer.host)
         self.in_connect()
         self.dialed_at_all = True
         return self.dialed
@@ -358,14 +368,14 @@ def test_a_request_that_fails_is_refused_in_its_own_protocol(
     assert line["connect_ms"] is None
 
 
-@pytest.mark.parametrize("command", [Command.BIND, Command.UDP_ASSOCIATE])
-def test_a_command_that_is_not_there_yet_is_refused(stage: Stage, command: Command) -> None:
-    stage.command = command
-    stage.start()
-    assert read_to_end(stage.client) == b"REFUSE COMMAND_UNSUPPORTED\n"
+def test_a_name_that_is_only_claimed_is_told_as_such_and_is_no_user(stage: Stage) -> None:
+    stage.user, stage.claimed = None, "root"
+    stage.start_relay()
     stage.client.close()
+    stage.target.close()
     line = stage.end()
-    assert (line["code"], line["command"]) == ("command", command.value)
+    assert list(line)[: len(FIELDS) + 1] == [*FIELDS, "claimed"]
+    assert (line["user"], line["claimed"]) == (None, "root")
 
 
 def test_the_line_is_written_before_the_session_lingers(stage: Stage) -> None:

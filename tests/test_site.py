@@ -4,25 +4,29 @@ import dataclasses
 import os
 import socket
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 import gevent
 import pytest
 
 from geproxy.config.load import from_urls
 from geproxy.config.settings import Limits, Settings
-from geproxy.config.url import DEFAULT_PORTS
+from geproxy.config.url import LISTEN_SCHEMES, PEER_SCHEMES, ListenUrl
 from geproxy.errors import AuthenticationError, DeniedError
 from geproxy.net.resolver import RES_OPTIONS
 from geproxy.net.stream import SocketStream
 from geproxy.observe.line import Lines
 from geproxy.observe.log import Log
 from geproxy.observe.sink import Descriptor, Sink
-from geproxy.site import INBOUNDS, Site
-from geproxy.terms import Command, Endpoint, Request, plain_address
+from geproxy.seams import Listener, Request, Subject
+from geproxy.site import CODECS, INBOUNDS, OUTBOUNDS, Site
+from geproxy.terms import Command, Endpoint, plain_address
 
 WAIT_SECONDS = 10.0
+LOOPBACK = IPv4Address("127.0.0.1")
 
 GREETING = b"\x05\x02\x00\x02"  # RFC 1928 §3: both methods are offered
+TARGET = Endpoint(IPv4Address("93.184.216.34"), 443)
 CONNECT = b"\x05\x01\x00\x01\x5d\xb8\xd8\x22\x01\xbb"  # RFC 1928 §4: 93.184.216.34:443
 
 
@@ -45,7 +49,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_site(log: Log, *urls: str, listening: tuple[str, ...] = ()) -> Site:
     settings = from_urls(list(urls))
     endpoints = [Endpoint(plain_address(host), 1080) for host in listening]
-    return Site(settings, endpoints, log, {})
+    return Site(settings, endpoints, endpoints, log, {}, {})
 
 
 def negotiate(site: Site, name: str, sent: bytes) -> tuple[Request, bytes]:
@@ -65,13 +69,31 @@ def negotiate(site: Site, name: str, sent: bytes) -> tuple[Request, bytes]:
         client.close()
 
 
+def connecting(listener: Listener) -> Subject:
+    """A client of *listener* that asks for a connection."""
+    return Subject(listener, LOOPBACK, None, Command.CONNECT)
+
+
 def credentials(user: bytes, password: bytes) -> bytes:
     """RFC 1929 §2."""
     return bytes((1, len(user))) + user + bytes((len(password),)) + password
 
 
 def test_every_scheme_that_can_be_configured_has_an_inbound() -> None:
-    assert set(INBOUNDS) == set(DEFAULT_PORTS)
+    assert set(INBOUNDS) == set(LISTEN_SCHEMES)
+
+
+def test_every_scheme_that_has_udp_sockets_has_a_codec_for_them() -> None:
+    with_udp = {
+        scheme
+        for scheme in LISTEN_SCHEMES
+        if "UDP" in ListenUrl(scheme, (LOOPBACK,), 1).transports(udp=True)
+    }
+    assert set(CODECS) == with_udp == {"ss", "udp"}
+
+
+def test_every_scheme_of_a_way_out_has_an_outbound() -> None:
+    assert set(OUTBOUNDS) == set(PEER_SCHEMES)
 
 
 def test_there_is_a_listener_for_each_that_is_configured(log: Log) -> None:
@@ -117,7 +139,7 @@ def test_users_that_are_none_are_not_the_same_as_no_users(log: Log) -> None:
     """An empty users file locks everybody out; it does not open the door."""
     settings = from_urls(["socks5://127.0.0.1:0"])
     listen = dataclasses.replace(settings.listen[0], users={})
-    site = Site(dataclasses.replace(settings, listen=(listen,)), [], log, {})
+    site = Site(dataclasses.replace(settings, listen=(listen,)), [], [], log, {}, {})
     with pytest.raises(AuthenticationError):
         negotiate(site, "listen1", GREETING + credentials(b"", b"") + CONNECT)
     with pytest.raises(AuthenticationError):
@@ -128,9 +150,8 @@ def test_the_proxys_own_ports_are_closed_on_every_listener(log: Log) -> None:
     site = make_site(
         log, "socks5://127.0.0.1:0", "socks5://a:b@0.0.0.0:0", listening=("127.0.0.1", "::1")
     )
-    request, _ = negotiate(site, "listen1", GREETING + CONNECT)
     for listener in site.listeners.values():
-        route = site.policy.decide(request, listener)
+        route = site.policy.decide(connecting(listener), TARGET)
         for host in ("127.0.0.1", "::1", "0.0.0.0"):
             with pytest.raises(DeniedError):
                 route.permit(Endpoint(plain_address(host), 1080))
@@ -138,8 +159,8 @@ def test_the_proxys_own_ports_are_closed_on_every_listener(log: Log) -> None:
 
 def test_local_clients_reach_this_host_and_others_do_not(log: Log) -> None:
     site = make_site(log, "socks5://127.0.0.1:0", "socks5://a:b@0.0.0.0:0")
-    request, _ = negotiate(site, "listen1", GREETING + CONNECT)
-    local, foreign = (site.policy.decide(request, one) for one in site.listeners.values())
+    listeners = site.listeners.values()
+    local, foreign = (site.policy.decide(connecting(one), TARGET) for one in listeners)
     inside = Endpoint(plain_address("127.0.0.1"), 80)
     local.permit(inside)
     with pytest.raises(DeniedError):
@@ -149,7 +170,7 @@ def test_local_clients_reach_this_host_and_others_do_not(log: Log) -> None:
 def test_the_limits_are_those_of_the_settings(log: Log) -> None:
     settings: Settings = from_urls(["socks5://127.0.0.1:0"])
     limits = Limits(handshake_seconds=3.0, idle_seconds=8.0, half_close_seconds=4.0)
-    site = Site(dataclasses.replace(settings, limits=limits), [], log, {})
+    site = Site(dataclasses.replace(settings, limits=limits), [], [], log, {}, {})
     assert site.handshake_seconds == 3.0
     assert site.relays.sweep_seconds == 1.0
     assert site.log is log

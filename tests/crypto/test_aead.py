@@ -151,6 +151,25 @@ def test_any_changed_bit_is_noticed(make: Make, method: Method) -> None:
 
 @EVERY_MAKER
 @EVERY_METHOD
+@pytest.mark.parametrize("size_bytes", [0, 1, 15, 16, 17, 1200, 65_535])
+def test_a_message_by_itself_is_sealed_as_one_that_is_written_into_a_buffer(
+    make: Make, method: Method, size_bytes: int
+) -> None:
+    cipher, plain = make(method, key_for(method)), bytes(size_bytes)
+    sealed = cipher.encrypt(NONCE, plain, None)
+    assert sealed == seal(cipher, NONCE, plain)
+    assert cipher.decrypt(NONCE, sealed, None) == plain
+    for place in (0, len(sealed) // 2, len(sealed) - 1):
+        changed = bytearray(sealed)
+        changed[place] ^= 1
+        with pytest.raises(BadTag):
+            cipher.decrypt(NONCE, bytes(changed), None)
+    with pytest.raises(BadTag):
+        cipher.decrypt(bytes(NONCE_BYTES), sealed, None)
+
+
+@EVERY_MAKER
+@EVERY_METHOD
 def test_another_nonce_opens_nothing(make: Make, method: Method) -> None:
     cipher = make(method, key_for(method))
     sealed = seal(cipher, NONCE, b"hello")

@@ -16,7 +16,8 @@ from geproxy.errors import (
 )
 from geproxy.inbound.socks5 import Socks5Inbound, Socks5Request
 from geproxy.net.deadline import Deadline
-from geproxy.terms import Authenticator, Command, Endpoint, Outcome
+from geproxy.seams import Authenticator
+from geproxy.terms import Command, Endpoint, Outcome
 from tests.support.conformance import HARD_SECONDS, beside, read_exactly
 from tests.support.memory import memory_pair
 

@@ -11,7 +11,7 @@ from geproxy.net.resolver import Resolver
 from geproxy.outbound.direct import DirectOutbound
 from geproxy.terms import Address, Endpoint
 
-CLIENT = Endpoint(IPv4Address("192.0.2.1"), 50001)
+CLIENT = IPv4Address("192.0.2.1")
 
 
 def look_up(name: str) -> tuple[Address, ...]:

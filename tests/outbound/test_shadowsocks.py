@@ -23,7 +23,7 @@ from geproxy.terms import Address, Endpoint, Outcome
 from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS, read_exactly
 from tests.support.nobody import black_hole
 
-CLIENT = Endpoint(IPv4Address("192.0.2.1"), 50001)
+CLIENT = IPv4Address("192.0.2.1")
 TARGET = Endpoint("target.example", 443)
 SECRET = Secret(AES_128_GCM, bytes(range(16)))
 
@@ -54,9 +54,8 @@ def outbound(
     connect_seconds: float = HARD_SECONDS,
 ) -> ShadowsocksOutbound:
     resolver = Resolver(names if names is not None else Names(), HARD_SECONDS, 60.0)
-    return ShadowsocksOutbound(
-        "relay", peer, secret, Dialer(resolver, connect_seconds), BufferPool()
-    )
+    dialer = Dialer(resolver, connect_seconds)
+    return ShadowsocksOutbound("relay", peer, secret, dialer, BufferPool(), ProcessMemory(1000))
 
 
 def nobody_is_judged(endpoint: Endpoint) -> None:

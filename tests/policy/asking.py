@@ -66,10 +66,12 @@ def gate(
     rules: Sequence[Rule] = (),
     names: Names | None = None,
     own: Container[Address] = OWN,
+    datagrams: Collection[str] | None = None,
 ) -> Gate:
-    """A gate of a proxy that listens at *listening*."""
-    endpoints = [endpoint(text) for text in listening]
-    return Gate(WAYS, own, endpoints, rules, (names or Names({})).resolve, literal)
+    """A gate of a proxy that listens at *listening*; on UDP too, if *datagrams* says no other."""
+    streams = [endpoint(text) for text in listening]
+    on_udp = streams if datagrams is None else [endpoint(text) for text in datagrams]
+    return Gate(WAYS, own, streams, on_udp, rules, (names or Names({})).resolve, literal)
 
 
 def rule(

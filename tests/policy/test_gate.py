@@ -216,6 +216,19 @@ def test_a_refusal_names_the_address_and_the_reason(
     assert refusal(permit_of(gate("127.0.0.1:1080", rules=rules)), target) == reason
 
 
+@WITH_AND_WITHOUT_RULES
+@pytest.mark.parametrize(
+    ("command", "refused"), [("connect", "127.0.0.1:1080"), ("udp", "127.0.0.1:53")]
+)
+def test_a_port_of_ours_is_refused_on_the_transport_that_has_it(
+    command: str, refused: str, rules: tuple[Rule, ...]
+) -> None:
+    judge = gate("127.0.0.1:1080", rules=rules, datagrams=["127.0.0.1:53"])
+    for target in ("127.0.0.1:1080", "127.0.0.1:53"):
+        permit = permit_of(judge, LOCAL, int(target.rpartition(":")[2]), command)
+        assert passes(permit, endpoint(target)) is (target != refused)
+
+
 # -- BIND
 
 
@@ -236,9 +249,9 @@ def test_the_port_of_an_expected_peer_is_not_judged(rules: tuple[Rule, ...]) -> 
         pytest.param([rule("direct", to=["10.0.0.0/8"])], False, id="another network"),
         pytest.param([rule("direct", to=["0.0.0.0/32", "::/128"])], True, id="itself"),
         pytest.param([rule("direct", to=["0.0.0.0/0", "::/0"])], True, id="all networks"),
-        pytest.param([rule("direct", to=["private"])], True, id="private"),
+        pytest.param([rule("direct", to=["private"])], False, id="private is no network"),
         pytest.param(
-            [rule("direct", command=["connect"], to=["private"])], False, id="another command"
+            [rule("direct", command=["connect"], to=["0.0.0.0/0"])], False, id="another command"
         ),
     ],
 )
@@ -465,7 +478,7 @@ def test_a_resolver_that_is_busy_is_no_verdict() -> None:
     def busy(name: str, client: Address) -> tuple[Address, ...]:
         raise LimitError("too many look-ups")
 
-    judge = Gate(WAYS, (), (), [NETWORK_FAR], busy, lambda host: None)
+    judge = Gate(WAYS, (), (), (), [NETWORK_FAR], busy, lambda host: None)
     with pytest.raises(LimitError):
         judge.decide(subject(OPEN), endpoint("one:80"))
 

@@ -388,7 +388,8 @@ def dialable(
     if way == "deny":
         return False
     if who.command is Command.BIND:
-        if address in this_host and not (found and numbered(found, address)):
+        written_down = found and found.to and inside(address, found.to.networks)
+        if address in this_host and not written_down:
             return False
     elif port == PORT and address in (ip_address("127.0.0.1"), *this_host):
         return False

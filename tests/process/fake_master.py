@@ -18,9 +18,9 @@ from geproxy.config.load import from_urls
 from geproxy.config.settings import Settings
 from geproxy.errors import ConfigError, Problem, StartError
 from geproxy.observe.log import Log, open_log
+from geproxy.process.assignment import Assignment
 from geproxy.process.control import Verb
 from geproxy.process.master import Master
-from geproxy.process.succession import Assignment
 
 BEAT_SECONDS = 0.2
 
@@ -73,7 +73,7 @@ PLANS: dict[str, Callable[[Assignment, Path], int]] = {
 
 def attend(assignment: Assignment, *, stubborn: bool) -> int:
     """Do as the master says, until it wants us to leave or is gone."""
-    sockets = [sock for lent in assignment.lent.values() for sock in lent]
+    sockets = [sock for lent in assignment.lent.streams.values() for sock in lent]
     serving: list[socket.socket] = []
     while True:
         assignment.slot.beat(0, 0, 0, 0)

@@ -1,11 +1,14 @@
 """Slots of shared memory: written by one process, read by others, whole."""
 
+import dataclasses
 import os
 import struct
 
 import pytest
 
-from geproxy.process.scoreboard import FIELDS, SLOT_BYTES, SLOTS, Reading, Scoreboard, Slot
+from geproxy.process.scoreboard import SLOT_BYTES, SLOTS, Reading, Scoreboard, Slot, read
+
+NAMES = [field.name for field in dataclasses.fields(Reading)]
 
 
 def taken(scoreboard: Scoreboard, pid: int = 1, number: int = 1) -> Slot:
@@ -15,26 +18,48 @@ def taken(scoreboard: Scoreboard, pid: int = 1, number: int = 1) -> Slot:
     return slot
 
 
-def test_the_memory_holds_one_cache_line_per_slot_in_the_order_of_the_fields() -> None:
+def memory_of(scoreboard: Scoreboard) -> bytes:
+    """What another process reads."""
+    with open(f"/proc/self/fd/{scoreboard.descriptor}", "rb") as file:
+        return file.read()
+
+
+def test_the_memory_holds_two_cache_lines_per_slot_in_the_order_of_the_fields() -> None:
     scoreboard = Scoreboard()
     taken(scoreboard, 11, 1)
     second = taken(scoreboard, 22, 2)
-    second.beat(sessions=3, served=4, up_bytes=5, down_bytes=6)
-    with open(f"/proc/self/fd/{scoreboard.descriptor}", "rb") as file:
-        memory = file.read()
+    second.beat(3, 4, 5, 6, 7, 8, 9, 10)
+    memory = memory_of(scoreboard)
     assert len(memory) == SLOTS * SLOT_BYTES
-    assert SLOT_BYTES == 64 == 8 * len(FIELDS)
-    words = struct.unpack_from("=8Q", memory, second.index * SLOT_BYTES)
-    seen = dict(zip(FIELDS, words, strict=True))
+    assert SLOT_BYTES == 128
+    words = struct.unpack_from("=16Q", memory, second.index * SLOT_BYTES)
+    assert words[len(NAMES) :] == (0,) * 5, "room for more"
+    seen = dict(zip(NAMES, words, strict=False))
     assert seen.pop("beat_ns") > 0
     assert seen == {
         "pid": 22, "number": 2, "sessions": 3, "served": 4, "up_bytes": 5, "down_bytes": 6,
-        "spare": 0,
+        "associations": 7, "up_datagrams": 8, "down_datagrams": 9, "dropped": 10,
     }  # fmt: skip
 
 
-def test_the_fields_of_a_reading_are_those_of_the_memory() -> None:
-    assert tuple(Reading.__dataclass_fields__) == FIELDS
+def test_slots_that_are_taken_are_read_in_the_order_of_their_workers() -> None:
+    scoreboard = Scoreboard()
+    for pid, number in ((44, 2), (11, 3), (33, 1), (22, 2)):
+        taken(scoreboard, pid, number).beat(pid)
+    scoreboard.take()  # found, and not claimed
+    readings = read(memory_of(scoreboard))
+    seen = [(one.number, one.pid, one.sessions) for one in readings]
+    assert seen == [(1, 33, 33), (2, 22, 22), (2, 44, 44), (3, 11, 11)]
+
+
+def test_a_beat_alone_counts_nothing_and_forgets_nothing() -> None:
+    slot = taken(Scoreboard())
+    slot.beat()
+    assert slot.read().beat_ns > 0
+    assert dataclasses.replace(slot.read(), beat_ns=0) == Reading(1, 1, *(0,) * 9)
+    slot.beat(1, 2, 3, 4, 5, 6, 7, 8)
+    slot.beat()
+    assert dataclasses.replace(slot.read(), beat_ns=0) == Reading(1, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8)
 
 
 def test_a_claimed_slot_is_not_given_again_until_it_is_free() -> None:
@@ -49,9 +74,9 @@ def test_a_claimed_slot_is_not_given_again_until_it_is_free() -> None:
 
 def test_a_claim_forgets_what_the_one_before_has_counted() -> None:
     slot = taken(Scoreboard(), 11, 1)
-    slot.beat(1, 2, 3, 4)
+    slot.beat(1, 2, 3, 4, 5, 6, 7, 8)
     slot.claim(12, 1)
-    assert slot.read() == Reading(12, 1, 0, 0, 0, 0, 0, 0)
+    assert slot.read() == Reading(12, 1, *(0,) * 9)
 
 
 def test_a_full_board_has_no_slot_and_says_so() -> None:
@@ -66,7 +91,7 @@ def test_each_beat_is_later_than_the_last() -> None:
     slot = taken(Scoreboard())
     beats = []
     for _ in range(3):
-        slot.beat(0, 0, 0, 0)
+        slot.beat(*(0,) * 8)
         beats.append(slot.read().beat_ns)
     assert beats == sorted(beats)
     assert beats[0] > 0
@@ -75,11 +100,11 @@ def test_each_beat_is_later_than_the_last() -> None:
 @pytest.mark.parametrize(
     "numbers",
     [
-        pytest.param((1, 2, 3, 4), id="small numbers"),
-        pytest.param((0, 2**32, 2**63, 2**64 - 1), id="numbers of all 64 bits"),
+        pytest.param(tuple(range(1, 9)), id="small numbers"),
+        pytest.param((0, 2**32, 2**63, 2**64 - 1) * 2, id="numbers of all 64 bits"),
     ],
 )
-def test_what_a_child_writes_its_parent_reads(numbers: tuple[int, int, int, int]) -> None:
+def test_what_a_child_writes_its_parent_reads(numbers: tuple[int, ...]) -> None:
     slot = taken(Scoreboard(), 11, 7)
     pid = os.fork()
     if pid == 0:
@@ -90,8 +115,7 @@ def test_what_a_child_writes_its_parent_reads(numbers: tuple[int, int, int, int]
     assert os.waitpid(pid, 0) == (pid, 0)
     reading = slot.read()
     assert (reading.pid, reading.number) == (11, 7)
-    counted = (reading.sessions, reading.served, reading.up_bytes, reading.down_bytes)
-    assert counted == numbers
+    assert dataclasses.astuple(reading)[3:] == numbers
     assert reading.beat_ns > 0
 
 

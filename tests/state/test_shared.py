@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from geproxy.seams import Store
 from geproxy.state.memory import ProcessMemory
 from geproxy.state.shared import BUCKET_BYTES, RING, SharedMemory
-from geproxy.terms import Store
 
 # What one listener remembers
 KEYS = 1 << 20

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -18,14 +18,22 @@ from tests.support.proxy import Address, wait_until
 
 PACKAGES = {
     "curl": "curl",
+    "dig": "bind9-dnsutils",
+    "dnsmasq": "dnsmasq-base",
     "ip": "iproute2",
     "nginx": "nginx-light",
+    "nsenter": "util-linux",
     "openssl": "openssl",
     "prlimit": "util-linux",
     "setpriv": "util-linux",
+    "socksify": "dante-client",
     "ss-local": "shadowsocks-libev",
     "ss-server": "shadowsocks-libev",
+    "ss-tunnel": "shadowsocks-libev",
+    "tnftp": "tnftp",
     "unshare": "util-linux",
+    "v2ray": "v2ray",
+    "vsftpd": "vsftpd",
 }
 SEARCHED = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
 PORT_TRIES = 10
@@ -67,21 +75,14 @@ def nginx(folder: Path) -> Iterator[Nginx]:
     for made in ("files", "uploads", "temporary"):
         (folder / made).mkdir()
     _make_certificate(folder)
-    for _ in range(PORT_TRIES):
-        site = Nginx(folder, *_free_ports(2))
-        (folder / "nginx.conf").write_text(_configuration(folder, site))
-        process = subprocess.Popen(
-            [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "error.log"],
-            stderr=subprocess.DEVNULL,  # what it says stands in error.log as well
-        )
-        try:
-            if _serves(process, site.ports.values()):
-                yield site
-                return
-        finally:
-            process.terminate()
-            process.wait(10)
-    raise AssertionError((folder / "error.log").read_text())
+
+    def command(ports: list[int]) -> list[str]:
+        text = _configuration(folder, Nginx(folder, *ports))
+        (folder / "nginx.conf").write_text(text)
+        return [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "error.log"]
+
+    with listening(command, folder / "nginx.log", 2) as ports:
+        yield Nginx(folder, *ports)
 
 
 def _make_certificate(folder: Path) -> None:
@@ -138,10 +139,11 @@ def curl(site: Nginx, proxy: Address, *arguments: str) -> subprocess.CompletedPr
 
 
 @contextmanager
-def ss_server(folder: Path, method: str, password: str) -> Iterator[Address]:
-    """Run shadowsocks-libev's server on a free port of loopback; gives its address."""
-    program = find("ss-server")
-    with _libev(program, folder, "server", method, password, {}) as address:
+def ss_server(
+    folder: Path, method: str, password: str, *, host: str = "127.0.0.1"
+) -> Iterator[Address]:
+    """Run shadowsocks-libev's server on a free port of *host*, TCP and UDP; gives its address."""
+    with _libev("ss-server", folder, method, password, host, {}) as address:
         yield address
 
 
@@ -149,53 +151,118 @@ def ss_server(folder: Path, method: str, password: str) -> Iterator[Address]:
 def ss_local(
     folder: Path, method: str, password: str, server: Address, *, key: str = ""
 ) -> Iterator[Address]:
-    """Run shadowsocks-libev's client for *server* on a free port of loopback."""
-    program = find("ss-local")
-    where = {"server": server[0], "server_port": server[1]} | ({"key": key} if key else {})
-    with _libev(program, folder, "local", method, password, where) as address:
+    """Run shadowsocks-libev's client for *server* on a free port of loopback, TCP and UDP.
+
+    IPv4 alone: reached over IPv6, it does not know how to name itself in its reply (BND.ADDR).
+    """
+    where = _server(server) | ({"key": key} if key else {})
+    with _libev("ss-local", folder, method, password, "127.0.0.1", where) as address:
         yield address
 
 
 @contextmanager
-def _libev(
-    program: str, folder: Path, side: str, method: str, password: str, more: dict[str, object]
+def ss_tunnel(
+    folder: Path,
+    method: str,
+    password: str,
+    server: Address,
+    target: Address,
+    *,
+    host: str = "127.0.0.1",
 ) -> Iterator[Address]:
-    host_key = "server" if side == "server" else "local_address"
-    path = folder / f"ss-{side}-{method}.json"
-    for _ in range(PORT_TRIES):
-        (port,) = _free_ports(1)
-        values = {host_key: "127.0.0.1", f"{side}_port": port, "timeout": 60, **more}
+    """Run shadowsocks-libev's tunnel to *target* by way of *server*, TCP and UDP."""
+    to = f"[{target[0]}]" if ":" in target[0] else target[0]
+    where = _server(server) | {"tunnel_address": f"{to}:{target[1]}"}
+    with _libev("ss-tunnel", folder, method, password, host, where) as address:
+        yield address
+
+
+def _server(address: Address) -> dict[str, object]:
+    return {"server": address[0], "server_port": address[1]}
+
+
+@contextmanager
+def _libev(
+    name: str, folder: Path, method: str, password: str, host: str, more: dict[str, object]
+) -> Iterator[Address]:
+    program = find(name)
+    host_key, port_key = "local_address", "local_port"
+    if name == "ss-server":
+        host_key, port_key = "server", "server_port"
+    path = folder / f"{name}-{method}.json"
+
+    def command(ports: list[int]) -> list[str]:
+        values = {host_key: host, port_key: ports[0], "timeout": 60, "mode": "tcp_and_udp", **more}
         path.write_text(json.dumps({**values, "method": method, "password": password}))
         path.chmod(0o600)
-        with open(path.with_suffix(".log"), "wb") as log:
-            process = subprocess.Popen([program, "-c", str(path)], stdout=log, stderr=log)
+        return [program, "-c", str(path)]
+
+    with listening(command, path.with_suffix(".log"), host=host, udp=True) as (port,):
+        yield host, port
+
+
+@contextmanager
+def listening(
+    command: Callable[[list[int]], list[str]],
+    log: Path,
+    count: int = 1,
+    host: str = "127.0.0.1",
+    *,
+    udp: bool = False,
+) -> Iterator[list[int]]:
+    """Run what *command* makes of *count* free ports, in the foreground, until it is done with.
+
+    From the first on it accepts on all of them; with *udp* it has UDP sockets there as well.
+    """
+    for _ in range(PORT_TRIES):
+        ports = _free_ports(count)
+        with open(log, "wb") as file:
+            process = subprocess.Popen(command(ports), stdout=file, stderr=file)
         try:
-            if _serves(process, [port]):
-                yield "127.0.0.1", port
+            if _serves(process, ports, host, udp=udp):
+                yield ports
                 return
         finally:
             process.terminate()
             process.wait(10)
-    raise AssertionError(path.with_suffix(".log").read_text())
+    raise AssertionError(log.read_text(errors="replace"))
 
 
-def _serves(process: subprocess.Popen[bytes], ports: Iterable[int]) -> bool:
-    """Wait until all *ports* accept, or it has ended: another program took one of them first."""
-    wanted = list(ports)
+def _serves(process: subprocess.Popen[bytes], ports: list[int], host: str, *, udp: bool) -> bool:
+    """Wait until it listens, or has ended: another program took one of the ports first."""
 
     def settled() -> bool:
-        return process.poll() is not None or all(map(_accepts, wanted))
+        if process.poll() is not None:
+            return True
+        there = all(_accepts(host, port) for port in ports)
+        return there and (not udp or set(ports) <= _udp_ports(process.pid))
 
     wait_until(settled)
     return process.poll() is None
 
 
-def _accepts(port: int) -> bool:
+def _accepts(host: str, port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), 5).close()
+        socket.create_connection((host, port), 5).close()
     except OSError:
         return False
     return True
+
+
+def _udp_ports(pid: int) -> set[int]:
+    """The ports of a process's UDP sockets; proc(5), /proc/net/udp."""
+    try:
+        files = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    except FileNotFoundError:
+        return set()  # it ended, or closed one of them, while we looked
+    tables = [Path(f"/proc/net/{name}") for name in ("udp", "udp6")]
+    rows = [
+        line.split()
+        for table in tables
+        if table.exists()  # no udp6 in a kernel without IPv6
+        for line in table.read_text().splitlines()[1:]
+    ]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in files}
 
 
 def _free_ports(count: int) -> list[int]:

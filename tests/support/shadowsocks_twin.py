@@ -172,6 +172,17 @@ def opened(key: Key, sealed: bytes) -> bytes:
     return plain
 
 
+def sealed_datagram(key: Key, plain: bytes, salt: bytes | None = None) -> bytes:
+    """Seal one datagram: an address block and its data, under a salt of its own."""
+    salt = salt or os.urandom(key.salt_bytes)
+    return salt + _Cipher(key, salt).seal(plain)
+
+
+def opened_datagram(key: Key, datagram: bytes) -> bytes:
+    """Open one datagram. Raises ValueError for a wrong tag."""
+    return _Cipher(key, datagram[: key.salt_bytes]).open(datagram[key.salt_bytes :])
+
+
 class Sealed:
     """One end of a connection whose bytes are sealed: a blocking socket, every wait with an end."""
 

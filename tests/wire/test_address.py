@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from geproxy.errors import ProtocolError
 from geproxy.terms import Endpoint, Outcome
-from geproxy.wire.address import AddressType, decode_address, encode_address
+from geproxy.wire.address import AddressType, decode_address, encode_address, split_address
 from tests.vectors.rfc1928 import ADDRESSES, IMPOSSIBLE_ADDRESSES
 
 names = st.binary(min_size=1, max_size=255).filter(lambda name: b"\0" not in name)
@@ -49,6 +49,46 @@ def test_an_octet_that_cannot_be_is_refused(wire: bytes, outcome: Outcome, start
         with pytest.raises(ProtocolError) as caught:
             decode_address(data + tail, start)
         assert caught.value.outcome is outcome
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("data", [b"", b"x", b"data of a datagram"])
+@pytest.mark.parametrize(
+    ("endpoint", "wire"), [pytest.param(*row[1:], id=row[0]) for row in ADDRESSES]
+)
+def test_a_datagram_is_cut_behind_its_address(
+    endpoint: Endpoint, wire: bytes, data: bytes, start: int
+) -> None:
+    before = b"\0\0\0"[:start]
+    assert split_address(before + wire + data, start) == (wire, data)
+    for cut in range(start + len(wire)):
+        with pytest.raises(ProtocolError):
+            split_address((before + wire)[:cut], start)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.builds(bytes.__add__, st.sampled_from([b"", b"\x01", b"\x03", b"\x04"]), st.binary()),
+    st.integers(0, 8),
+)
+def test_any_datagram_is_cut_where_its_address_ends_or_is_a_protocol_error(
+    data: bytes, start: int
+) -> None:
+    """What decode_address() reads is what split_address() cuts off, byte by byte."""
+    try:
+        head, rest = split_address(data, start)
+    except ProtocolError:
+        with pytest.raises(ProtocolError):
+            if decode_address(data, start) is None:
+                raise ProtocolError("cut off") from None
+        return
+    assert head + rest == data[start:]
+    try:
+        found = decode_address(data, start)
+    except ProtocolError:
+        return  # an empty name, or one with a NUL: seen when the head is met for the first time
+    assert found is not None
+    assert found[1] == start + len(head)
 
 
 def test_only_three_address_types_are_known() -> None:

@@ -1,0 +1,56 @@
+"""Contenders: started on ports of their own, and ended with all that they started."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import measure
+from benchmarks.contenders import PLAIN, SEALED, Command, Contender
+from benchmarks.load import Figures, run
+from benchmarks.running import Running, StartError
+from tests.support.proxy import wait_until
+
+pytestmark = pytest.mark.slow
+
+CASES = [
+    pytest.param(PLAIN[0], "", 3, id="plain: a master and two workers"),
+    pytest.param(SEALED[0], "aes-256-gcm", 6, id="sealed: two masters and four workers"),
+]
+
+
+@pytest.mark.parametrize("contender, method, processes", CASES)
+def test_geproxy_is_reached_through_socks5_and_leaves_nothing(
+    program: Path, targets: Figures, contender: Contender, method: str, processes: int
+) -> None:
+    running = Running(contender, "socks5", workers=2, method=method)
+    with running:
+        options = running.load_options()
+        found = run(program, "short", **options, target=targets["echo"], seconds=0.1)
+        assert found["failures"] == 0
+        leaders = running.leaders
+        wait_until(lambda: len(measure.tree(leaders)) == processes)
+        assert measure.cpu_seconds(leaders) > 0
+    wait_until(lambda: measure.tree(leaders) == [])
+
+
+def test_without_a_proxy_the_target_is_reached_itself(program: Path, targets: Figures) -> None:
+    with Running(Contender("direct", "", "", None), "socks5", workers=2) as running:
+        options = running.load_options()
+        assert run(program, "ping", **options, target=targets["echo"], seconds=0.1)["count"] > 0
+
+
+def test_who_does_not_start_says_why(tmp_path: Path) -> None:
+    script = f"echo started >>{tmp_path}/tries; echo this cannot be >&2; exit 1"
+    contender = Contender(
+        "broken", "sh", "", lambda setting: [Command(["sh", "-c", script], setting.front_port)]
+    )
+    with pytest.raises(StartError, match="this cannot be"), Running(contender, "http", workers=1):
+        pass
+    assert (tmp_path / "tries").read_text().count("started") == 3  # a port may be taken: again
+
+
+def test_who_is_not_installed_is_named_with_its_package() -> None:
+    contender = Contender("nobody", "no-such-program", "no-such-package", lambda setting: [])
+    assert (
+        contender.missing() == "no-such-program is not installed (Debian package no-such-package)"
+    )

@@ -1,0 +1,204 @@
+"""All associations of a worker: who was quiet for too long, and what was moved in all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import IPv4Address
+
+import gevent
+import pytest
+
+from geproxy.errors import IdleError, ShutdownError
+from geproxy.net.deadline import Deadline
+from geproxy.net.greenlets import Event, interrupt
+from geproxy.relay.associations import FORGET_SECONDS, Associations, Totals
+from geproxy.terms import Endpoint
+from tests.support.associations import Around, association
+from tests.support.conformance import HARD_SECONDS, beside, settle
+from tests.support.datagrams import udp_peer
+
+NOW = 10_000.0
+IDLE_SECONDS = 300.0
+
+
+@pytest.fixture(autouse=True)
+def hard_deadline_and_nothing_left_open() -> Iterator[None]:
+    gevent.get_hub()
+    before = len(os.listdir("/proc/self/fd"))
+    with Deadline(HARD_SECONDS, "a test"):
+        yield
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.fixture
+def around() -> Iterator[Around]:
+    with association() as around:
+        yield around
+
+
+def watched(*arounds: Around) -> Associations:
+    associations = Associations(IDLE_SECONDS)
+    for one in arounds:
+        associations.add(one.association)
+    return associations
+
+
+def move(around: Around, count: int = 1) -> None:
+    """Have so many datagrams go up."""
+    with udp_peer() as target:
+        for _ in range(count):
+            around.send(target.endpoint, b"1234")
+        for _ in range(count):
+            target.receive()
+
+
+# -- quiet ---------------------------------------------------------------------------------------
+
+
+def test_who_is_quiet_for_too_long_is_told_and_nobody_earlier(around: Around) -> None:
+    associations = watched(around)
+    for after in (0, 1, 299.9):
+        associations.sweep(NOW + after)
+        assert around.ended == []
+    associations.sweep(NOW + 300)
+    (error,) = around.ended
+    assert (type(error), str(error)) == (IdleError, "no datagram for 300 seconds")
+
+
+def test_a_datagram_begins_the_time_anew(around: Around) -> None:
+    associations = watched(around)
+    associations.sweep(NOW)
+    move(around)
+    associations.sweep(NOW + 299)
+    associations.sweep(NOW + 598)
+    assert around.ended == []
+    associations.sweep(NOW + 599)
+    assert len(around.ended) == 1
+
+
+def test_only_who_was_quiet_is_told(around: Around) -> None:
+    with association() as busy:
+        associations = watched(around, busy)
+        associations.sweep(NOW)
+        move(busy)
+        associations.sweep(NOW + 300)
+        assert (len(around.ended), busy.ended) == (1, [])
+
+
+def test_who_has_ended_is_told_nothing(around: Around) -> None:
+    associations = watched(around)
+    associations.sweep(NOW)
+    associations.end(around.association)
+    associations.sweep(NOW + 1000)
+    assert around.ended == []
+    assert len(associations) == 0
+
+
+def test_ways_are_found_anew_now_and_then(around: Around) -> None:
+    associations = watched(around)
+    with udp_peer() as target:
+        decided = []
+        for after in (0, 1, FORGET_SECONDS - 1, FORGET_SECONDS, FORGET_SECONDS + 1):
+            associations.sweep(NOW + after)
+            around.decided.clear()
+            around.send(target.endpoint)
+            target.receive()
+            decided.append(bool(around.decided))
+        assert decided == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("idle_seconds", "sweep_seconds"), [(0.5, 0.25), (4.0, 1.0), (300.0, 5.0)], ids=str
+)
+def test_sweeps_are_often_enough_and_not_too_often(
+    idle_seconds: float, sweep_seconds: float
+) -> None:
+    assert Associations(idle_seconds).sweep_seconds == sweep_seconds
+
+
+# -- totals --------------------------------------------------------------------------------------
+
+
+def test_the_totals_are_those_of_the_living_and_the_ended(around: Around) -> None:
+    associations = Associations(IDLE_SECONDS)
+    assert associations.totals() == Totals(0, 0, 0, 0, 0)
+    with association() as other:
+        for one, count in ((around, 2), (other, 3)):
+            associations.add(one.association)
+            move(one, count)
+        other.association.drop("size")
+        other.association.drop("stranger")
+        assert len(associations) == 2
+        expected = Totals(up_datagrams=5, up_bytes=20, dropped=2)
+        assert associations.totals() == expected
+        associations.end(other.association)
+        assert (len(associations), associations.totals()) == (1, expected)
+    associations.end(around.association)
+    assert (len(associations), associations.totals()) == (0, expected)
+
+
+def test_what_came_down_counts_as_well(around: Around) -> None:
+    associations = watched(around)
+    with udp_peer() as target:
+        around.send(target.endpoint, b"")
+        target.send(b"answer", target.receive()[1])
+        around.wait_for_replies(1)
+    assert associations.totals() == Totals(1, 1, 0, 6, 0)
+
+
+def test_the_totals_never_go_down_while_one_ends(around: Around) -> None:
+    """They are written for others to read at any moment, and the end of one takes a while."""
+    associations = watched(around)
+    move(around, 3)
+    go_on = Event()
+
+    def slow_to_end() -> None:
+        try:
+            Event().wait()
+        finally:
+            go_on.wait()
+
+    around.association.crew.spawn(slow_to_end)
+    settle()
+    with beside(lambda: associations.end(around.association)) as (ending,):
+        settle()
+        assert not ending.dead
+        assert len(associations) == 0
+        assert associations.totals().up_datagrams == 3
+        go_on.set()
+    assert associations.totals().up_datagrams == 3
+
+
+def test_an_end_that_is_interrupted_is_complete_all_the_same(around: Around) -> None:
+    associations = watched(around)
+    move(around, 3)
+
+    def end() -> None:
+        with pytest.raises(ShutdownError):
+            associations.end(around.association)
+
+    ending = gevent.spawn(end)
+    interrupt(ending, ShutdownError("the proxy stops"))
+    ending.get(timeout=HARD_SECONDS)
+    assert (len(associations), associations.totals().up_datagrams) == (0, 3)
+    assert not len(around.association.crew)
+
+
+def test_what_is_given_away_counts_elsewhere(around: Around) -> None:
+    associations = watched(around)
+    move(around, 3)
+    associations.give_away(around.association)
+    assert (len(associations), associations.totals()) == (0, Totals())
+
+
+def test_a_hundred_that_end_leave_nothing_behind() -> None:
+    associations = Associations(IDLE_SECONDS)
+    with ExitStack() as held:
+        arounds = [held.enter_context(association()) for _ in range(100)]
+        for one in arounds:
+            associations.add(one.association)
+            one.send(Endpoint(IPv4Address("127.0.0.1"), 9))
+        settle()
+        for one in arounds:
+            associations.end(one.association)
+    assert (len(associations), associations.totals().up_datagrams) == (0, 100)

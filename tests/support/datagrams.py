@@ -1,0 +1,79 @@
+"""UDP peers on loopback, in the event loop of the test that has them.
+
+On loopback a datagram is in its receiver's queue once send() has returned: what is not there after
+everybody had a turn does not come.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gevent.socket
+
+from geproxy.terms import Endpoint
+from tests.support.conformance import HARD_SECONDS, settle
+
+MAX_DATAGRAM_BYTES = 65_535
+MAX_PAYLOAD_BYTES = 65_507  # IPv4: 65 535 less 20 of IP and 8 of UDP; IPv6 takes 20 more
+
+SIZES = (0, 1, 512, 1200, 8191, 8192, 8193, 16384, MAX_PAYLOAD_BYTES)
+
+
+class Peer:
+    """A bound socket that sends to anybody, and hears anybody."""
+
+    def __init__(self, sock: gevent.socket.socket) -> None:
+        self._socket = sock
+        self.endpoint = Endpoint.from_sockaddr(sock.getsockname())
+
+    def send(self, data: bytes, to: Endpoint) -> None:
+        """Send *data* to *to*, an address."""
+        self._socket.sendto(data, to.sockaddr)
+
+    def receive(self) -> tuple[bytes, Endpoint]:
+        """Wait for a datagram; returns it and its source. Raises TimeoutError."""
+        data, source = self._socket.recvfrom(MAX_DATAGRAM_BYTES)
+        return data, Endpoint.from_sockaddr(source)
+
+    def waiting(self) -> list[bytes]:
+        """Take what has come once everybody had a turn, which may be nothing."""
+        settle()
+        found = []
+        self._socket.settimeout(0)
+        try:
+            while True:
+                found.append(self._socket.recv(MAX_DATAGRAM_BYTES))
+        except BlockingIOError:
+            return found
+        finally:
+            self._socket.settimeout(HARD_SECONDS)
+
+    def connect(self, to: Endpoint) -> None:
+        """Hear *to* alone, and what ICMP says of it."""
+        self._socket.connect(to.sockaddr)
+
+
+@contextmanager
+def udp_peer(host: str = "127.0.0.1", port: int = 0) -> Iterator[Peer]:
+    """Bind a peer at *host*."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with gevent.socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        sock.settimeout(HARD_SECONDS)
+        sock.bind((host, port))
+        yield Peer(sock)
+
+
+@contextmanager
+def closed_udp_port(host: str = "127.0.0.1") -> Iterator[Endpoint]:
+    """Give an address at which ICMP answers that nobody is there.
+
+    The port is kept from others by a socket that is connected elsewhere, and so hears nobody.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, 0))
+        sock.connect((host, 9))
+        yield Endpoint.from_sockaddr(sock.getsockname())
