@@ -1,11 +1,13 @@
 # make run    serve on 127.0.0.1:1080 with etc/geproxy.conf
 # make test   every promise, proven; as root on Debian the real peers are installed first
 # make lint   ruff and mypy --strict
+# make bench  geproxy beside its peers: see benchmarks/README.md; bench-quick, bench-streams
 #
 # make install [DESTDIR=…] [prefix=/usr]   program, configuration, manual, service; uninstall
 
 PYTHON ?= python3
-PEERS = curl nginx-light openssl iproute2 util-linux mandoc procps shadowsocks-libev
+PEERS = curl nginx-light openssl iproute2 util-linux mandoc procps shadowsocks-libev \
+    dante-client tnftp vsftpd v2ray bind9-dnsutils dnsmasq-base python3-socks
 RUNNING_TESTS = .venv/bin/python -m pytest
 
 # Where things go. With DESTDIR, all of it goes below that folder, and no installed file knows.
@@ -16,6 +18,7 @@ runstatedir = /run
 DESTDIR =
 
 .PHONY: run test unit lint peers clean install install-program install-files uninstall
+.PHONY: bench bench-quick bench-streams
 
 run: .venv/.installed
 	bin/geproxy -f etc/geproxy.conf
@@ -30,6 +33,15 @@ lint: .venv/.tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+bench: .venv/.installed
+	.venv/bin/python -m benchmarks
+
+bench-quick: .venv/.installed
+	.venv/bin/python -m benchmarks --quick
+
+bench-streams: .venv/.installed
+	.venv/bin/python -m benchmarks --streams
 
 .venv: .venv/.installed
 
