@@ -1,0 +1,1 @@
+"""geproxy and its peers, measured side by side on one machine."""

@@ -1,0 +1,107 @@
+"""Measure geproxy and its installed peers side by side.
+
+Usage: python -m benchmarks [--quick | --streams] [--only PATTERN] [--rounds N]
+                            [--seconds S] [--workers N] [--output FOLDER]
+       python -m benchmarks --list
+       python -m benchmarks --show FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, network, plot, report
+from benchmarks.load import Held, LoadError, compile_into
+from benchmarks.plan import Plan, Row, chosen, cores, most_connections
+from benchmarks.rounds import measure_rows
+from benchmarks.work import Bench
+
+RESULTS = Path(__file__).parent / "results"
+STREAM_GIBIBYTES = 4.0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.usage = argparse.SUPPRESS
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--quick", action="store_true", help="a few rows, in under two minutes")
+    kind.add_argument("--streams", action="store_true", help="4 GiB each way, each byte compared")
+    parser.add_argument("--only", metavar="PATTERN", default="", help="rows with such names")
+    parser.add_argument("--rounds", metavar="N", type=int, help="3, or 1 with --streams")
+    parser.add_argument("--seconds", metavar="S", type=float, help="each: 1.5, or 0.5 with --quick")
+    parser.add_argument("--workers", metavar="N", type=int, default=cores(), help="one per core")
+    parser.add_argument("--output", metavar="FOLDER", type=Path, default=RESULTS)
+    parser.add_argument("--list", action="store_true", help="the names of the rows")
+    parser.add_argument("--show", metavar="FILE", type=Path, help="the tables of an earlier run")
+    return parser.parse_args()
+
+
+def _rows(arguments: argparse.Namespace) -> list[Row]:
+    gibibytes = STREAM_GIBIBYTES if arguments.streams else 0
+    plan = Plan(arguments.workers, arguments.quick, gibibytes)
+    rows = [row for row in plan.rows() if chosen(row, arguments.only)]
+    return [row for row in rows if row.quick] if arguments.quick and not arguments.only else rows
+
+
+def _measure(arguments: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:
+    rounds = arguments.rounds or (1 if arguments.streams else 3)
+    seconds = arguments.seconds or (0.5 if arguments.quick else 1.5)
+    results = {**machine.describe(), "rounds": rounds, "seconds": seconds}
+    most = most_connections(arguments.workers)
+    results |= {"workers": arguments.workers, "most_idle_connections": most}
+    results["network"] = network.isolate()
+    with tempfile.TemporaryDirectory(prefix="geproxy-bench-") as folder:
+        program = compile_into(Path(folder))
+        room = {"connections": most}
+        with Held(program, "targets", **room) as near, Held(program, "targets", **room) as far:
+            bench = Bench(program, near.figures, far.figures, seconds)
+            found = measure_rows(rows, bench, rounds, lambda line: print(line, file=sys.stderr))
+    results["rows"] = report.rows(found)
+    results["goals"] = report.judged(results["rows"])
+    results["missing"] = machine.missing()
+    return results
+
+
+def _name(arguments: argparse.Namespace, results: dict[str, Any]) -> str:
+    parts = [results["date"], results["commit"]]
+    parts += [name for name in ("quick", "streams") if getattr(arguments, name)]
+    parts += ["part"] if arguments.only else []
+    parts += ["dirty"] if results["dirty"] else []
+    return "-".join(parts)
+
+
+def main() -> int:
+    """Do what the command line says; 1 if geproxy failed a row, or nothing could be measured."""
+    arguments = _arguments()
+    if arguments.show:
+        print(report.text(report.read(arguments.show)))
+        return 0
+    rows = _rows(arguments)
+    if arguments.list:
+        print("\n".join(row.name for row in rows))
+        return 0
+    # An end from outside is one by way of every finally: nothing that was started stays.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        results = _measure(arguments, rows)
+    except LoadError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    path = arguments.output / f"{_name(arguments, results)}.json"
+    report.write(results, path)
+    plot.write(results, path.with_suffix(".svg"))
+    print(f"\n{report.text(results)}\n\nwritten: {path} and {path.with_suffix('.svg').name}")
+    return int(report.failed(results["rows"]))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
