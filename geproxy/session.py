@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from typing import Protocol
 
@@ -27,7 +27,8 @@ from geproxy.observe.record import Record
 from geproxy.relay.associations import Associations
 from geproxy.relay.datagram import Association, Ended, Reply, carry_up
 from geproxy.relay.stream import Relays
-from geproxy.seams import Listener, Outbound, Policy, Request, Stream, Subject, Waiting
+from geproxy.seams import Listener, Outbound, Policy, Request, Subject, Waiting
+from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint, Outcome
 
 # RFC 1928 §6 wants the connection closed within 10 s of a refusal; this is enough to deliver it.
@@ -92,12 +93,16 @@ def connect(request: Request, subject: Subject, record: Record, site: Site) -> N
 def relay(request: Request, target: Stream, bound: Endpoint, record: Record, site: Site) -> None:
     """Grant the request with *bound*, and move bytes. Closes *target*."""
     up, down = Flow(), Flow()
-    with whole_or_reset(target):
-        try:
-            request.grant(bound)
-            site.relays.run(request.stream, target, up, down)
-        finally:
-            record.up_bytes, record.down_bytes = up.bytes, down.bytes
+    try:
+        request.grant(bound)
+        site.relays.run(request.stream, target, up, down)
+    except BaseException:
+        target.abort()  # or a cut would look like an end
+        raise
+    else:
+        target.close()
+    finally:
+        record.up_bytes, record.down_bytes = up.bytes, down.bytes
 
 
 def bind(request: Request, subject: Subject, record: Record, site: Site) -> None:
@@ -173,17 +178,6 @@ def open_association(subject: Subject, reply: Reply, ended: Ended, site: Site) -
     association = Association(subject.client, decide, reply, subject.listener.filtering, ended)
     site.associations.add(association)
     return association
-
-
-@contextmanager
-def whole_or_reset(stream: Stream) -> Iterator[None]:
-    """Close *stream* when all went well; otherwise reset it, so that no cut looks like an end."""
-    try:
-        yield
-    except BaseException:
-        stream.abort()
-        raise
-    stream.close()
 
 
 def part(client: Stream, record: Record, error: GeproxyError, log: Log) -> None:

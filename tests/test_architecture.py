@@ -19,12 +19,13 @@ MAX_MODULE_LINES = 300
 MAX_FUNCTION_LINES = 60
 
 # What each room may import of geproxy. A name stands for the module or package and all inside it.
-WORDS = ("errors", "terms", "seams")
+WORDS = ("errors", "terms", "streams", "seams")
 PROTOCOL_ROOM = (*WORDS, "crypto", "wire", "net")
 ROOMS: dict[str, tuple[str, ...]] = {
     "__init__": (),
     "terms": (),
-    "seams": ("terms",),
+    "streams": ("terms",),
+    "seams": ("terms", "streams"),
     "errors": ("terms",),
     "crypto": ("crypto", "errors"),
     "wire": ("wire", *WORDS, "crypto"),

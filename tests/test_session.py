@@ -40,8 +40,9 @@ from geproxy.observe.log import Log
 from geproxy.observe.sink import Sink
 from geproxy.relay.associations import Associations
 from geproxy.relay.stream import Relays
-from geproxy.seams import Listener, Permit, Request, Route, Stream, Subject
+from geproxy.seams import Listener, Permit, Request, Route, Subject
 from geproxy.session import serve
+from geproxy.streams import Stream
 from geproxy.terms import Address, Command, Endpoint, Outcome
 
 WAIT_SECONDS = 10.0

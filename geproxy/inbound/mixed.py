@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from geproxy.errors import ProtocolError
 from geproxy.net.stream import peek
-from geproxy.seams import Inbound, Request, Stream
+from geproxy.seams import Inbound, Request
+from geproxy.streams import Stream
 
 
 class MixedInbound:

@@ -10,7 +10,8 @@ from geproxy.errors import AuthenticationError, CommandError, ProtocolError, Rep
 from geproxy.net.deadline import absorb
 from geproxy.net.forward import BufferPool
 from geproxy.net.sealed import SealedStream
-from geproxy.seams import Store, Stream
+from geproxy.seams import Store
+from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint, Outcome
 from geproxy.wire.address import split_address
 from geproxy.wire.sealed_datagram import open_datagram, seal_datagram

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 from typing import NoReturn
 
 from geproxy.errors import AuthenticationError, CommandError, ProtocolError
-from geproxy.seams import Stream
+from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint, Outcome
 from geproxy.wire.socks4 import (
     MAX_REQUEST_BYTES,

@@ -6,7 +6,8 @@ import time
 from ipaddress import IPv4Address
 
 from geproxy.errors import AuthenticationError, CommandError, GeproxyError, ProtocolError
-from geproxy.seams import Authenticator, Stream
+from geproxy.seams import Authenticator
+from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint, Outcome
 from geproxy.wire import userpass
 from geproxy.wire.address import split_address

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from geproxy.errors import CommandError
-from geproxy.seams import Stream
+from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint, Outcome
 from geproxy.wire.address import encode_address
 

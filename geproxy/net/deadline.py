@@ -9,7 +9,7 @@ from gevent import get_hub, getcurrent, sleep
 from gevent.event import Event
 
 from geproxy.errors import DeadlineError, GeproxyError
-from geproxy.seams import Stream
+from geproxy.streams import Stream
 
 ABSORB_BYTES = 64 * 1024
 

@@ -13,7 +13,8 @@ from gevent import get_hub
 from gevent.event import Event
 
 from geproxy.errors import DialError
-from geproxy.net.sockopt import prepare_connection
+from geproxy.net.deadline import Deadline
+from geproxy.net.sockopt import no_delay
 from geproxy.net.stream import WRITE, SocketStream
 from geproxy.terms import Address, Endpoint, Outcome
 
@@ -71,25 +72,30 @@ def interleave(addresses: Sequence[Address]) -> list[Address]:
     return ordered
 
 
-def dial(endpoints: Sequence[Endpoint]) -> SocketStream:
+def dial(endpoints: Sequence[Endpoint], deadline: Deadline) -> SocketStream:
     """Connect to the first of *endpoints* that answers; each holds an address, not a name.
 
-    The next one is tried when the last one failed, or has not answered for STAGGER_SECONDS. The
-    time in all is the caller's Deadline. Raises DialError when all have failed.
+    The next one is tried when the last one failed, or has not answered for STAGGER_SECONDS.
+    Raises DialError when all have failed, and what *deadline* raises.
     """
     race = _Race()
+    stream = race.start(endpoints[0])
+    if stream is not None:
+        return stream
     try:
-        for endpoint in endpoints:
-            stream = race.start(endpoint) or race.wait(STAGGER_SECONDS)
-            if stream is not None:
-                return stream
-        while race.attempts:
-            stream = race.wait(None)
-            if stream is not None:
-                return stream
+        with deadline:
+            stream = race.wait(STAGGER_SECONDS)
+            for endpoint in endpoints[1:]:
+                if stream is not None:
+                    return stream
+                stream = race.start(endpoint) or race.wait(STAGGER_SECONDS)
+            while stream is None and race.attempts:
+                stream = race.wait(None)
     finally:
         race.close()
-    raise min(race.failures, key=lambda failure: _TELLING.index(failure.code))
+    if stream is None:
+        raise min(race.failures, key=lambda failure: _TELLING.index(failure.code))
+    return stream
 
 
 class _Attempt:
@@ -126,7 +132,7 @@ class _Race:
             self.failures.append(dial_error(error.errno or 0, endpoint))
             self._event.set()
             return None
-        prepare_connection(sock)
+        no_delay(sock)  # the rest is set once it is silent: most connections never are
         number = sock.connect_ex(endpoint.sockaddr)
         if number == errno.EINPROGRESS:
             # To a target on this host it stands by now, and need not be waited for.

@@ -26,8 +26,7 @@ class Dialer:
         allowed = self.permitted(target, permit, client)
         text = f"{target}: no connection in {self._connect_seconds:g} seconds"
         late = DialError(text, "timeout", Outcome.TIMED_OUT)
-        with Deadline(self._connect_seconds, "connect", late):
-            return dial(allowed)
+        return dial(allowed, Deadline(self._connect_seconds, "connect", late))
 
     def permitted(self, target: Endpoint, permit: Permit, client: Address) -> list[Endpoint]:
         """Resolve *target* and keep what *permit* lets pass, at least one, in order of preference.

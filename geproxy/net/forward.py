@@ -8,7 +8,7 @@ from geproxy.errors import DeadlineError, ResetError
 from geproxy.net.deadline import Deadline
 from geproxy.net.pipes import PipePool
 from geproxy.net.stream import SocketStream
-from geproxy.seams import Stream
+from geproxy.streams import Stream
 from geproxy.wire.shadowsocks import MAX_CHUNK_BYTES, MAX_SEALED_CHUNK_BYTES
 
 # Chosen here
@@ -63,28 +63,38 @@ class Flow:
 def forward(
     source: Stream, sink: Stream, flow: Flow, pool: BufferPool, back: Flow | None = None
 ) -> None:
-    """Move *source* to *sink* until its end, then half-close *sink*.
+    """Move *source* to *sink* until its end, then half-close *sink*; see move()."""
+    if sink.holds_head:
+        _await_company(source)
+    while True:
+        move(source, sink, flow, pool, back)
+        if flow.ended:
+            return
+        if sink.holds_head:
+            sink.send_all(b"")
+        source.wait_readable()
+
+
+def move(
+    source: Stream, sink: Stream, flow: Flow, pool: BufferPool, back: Flow | None = None
+) -> None:
+    """Move what *source* has to *sink*; at its end half-close *sink*, and say so in *flow*.
 
     Where *back*, the other direction, has ended before, that is left to the close that follows.
 
-    Holds one buffer, or one pipe, while there is something to move and none while waiting for
-    more, so that a reader that stops costs BUFFER_BYTES and no more, or PIPE_BYTES of the
-    kernel's. Closes neither stream. Raises ResetError.
+    Holds one buffer, or one pipe, while there is something to move and none once it returns, so
+    that a reader that stops costs BUFFER_BYTES and no more, or PIPE_BYTES of the kernel's. Closes
+    neither stream. Raises ResetError.
     """
-    if sink.holds_head:
-        _await_company(source)
-    while not flow.ended:
+    while True:
         waiting = _splice(source, sink, flow, pool) if flow.bulk_reads >= BULK_READS else None
         if waiting is None:
             waiting = _copy(source, sink, flow, pool)
         if flow.ended and not (back is not None and back.ended):
             _half_close(sink, flow)
-        if waiting:
-            if sink.holds_head:
-                sink.send_all(b"")
-            source.wait_readable()
-        elif not flow.ended:
-            sleep(0)
+        if waiting or flow.ended:
+            return
+        sleep(0)
 
 
 def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Protocol
 
 import gevent
 from gevent import get_hub, getcurrent, sleep
@@ -109,43 +110,81 @@ def _throw(target: greenlet, job: int, error: BaseException) -> None:
     target.throw(error)
 
 
-def run_both(here: Callable[[], None], there: Callable[[], None]) -> None:
+class Readable(Protocol):
+    """What can call somebody once there is something to read."""
+
+    def call_when_readable(self, callback: Callable[[], None]) -> None:
+        """Call back once, from the loop, which must not wait."""
+        ...
+
+    def stop_calling(self) -> None:
+        """Forget the callback, if it has not been called."""
+        ...
+
+
+def run_both(here: Callable[[], None], there: Callable[[], Readable | None]) -> None:
     """Run *here* in this greenlet and *there* in another; return when both have returned.
 
-    The first error of either ends the other and is raised here. Nothing is left running.
+    *there* may return what it waits for, and is called again then: until that it has no greenlet,
+    which is most of what an idle connection costs. The first error of either ends the other and is
+    raised here. Nothing is left running.
     """
-    owner = getcurrent()
-    done = Event()
-    inside = True
-    failure: Exception | None = None
-
-    def run_there() -> None:
-        nonlocal failure
-        try:
-            there()
-        except Exception as error:  # not lost: it is raised in the owner
-            failure = error
-            get_hub().loop.run_callback(report)
-        finally:
-            done.set()
-
-    def report() -> None:
-        # The owner may have left, or met the failure itself, in the meantime.
-        if inside and failure is not None:
-            owner.throw(failure)
-
-    other = spawn(run_there)
+    both = _Both(there)
     try:
         here()
-        done.wait()
-        inside = False
-        if failure is not None:
-            raise failure
+        both.finished.wait()
+        both.inside = False
+        if both.failure is not None:
+            raise both.failure
     finally:
-        inside = False
-        if not done.is_set():
-            _dismiss(other)
-            _outlast(done)
+        both.inside = False
+        both.end()
+
+
+class _Both:
+    """The other side of run_both()."""
+
+    __slots__ = ("_awaited", "_owner", "_runner", "_there", "failure", "finished", "inside")
+
+    def __init__(self, there: Callable[[], Readable | None]) -> None:
+        self._owner = getcurrent()
+        self._there = there
+        self._awaited: Readable | None = None
+        self.inside = True  # the owner is
+        self.failure: Exception | None = None
+        self.finished = Event()
+        self._runner = spawn(self._run)
+
+    def _run(self) -> None:
+        awaited = None
+        try:
+            awaited = self._there()
+        except Exception as error:  # not lost: it is raised in the owner
+            self.failure = error
+            get_hub().loop.run_callback(self._report)
+        finally:
+            if awaited is not None and self.inside:
+                self._awaited = awaited
+                awaited.call_when_readable(self._wake)
+            else:  # or the owner has left, and waits for us to be done
+                self.finished.set()
+
+    def _wake(self) -> None:
+        self._awaited = None
+        self._runner = spawn(self._run)
+
+    def _report(self) -> None:
+        # The owner may have left, or met the failure itself, in the meantime.
+        if self.inside and self.failure is not None:
+            self._owner.throw(self.failure)
+
+    def end(self) -> None:
+        """Have nothing left running, whatever is thrown in the meantime."""
+        if self._awaited is not None:
+            self._awaited.stop_calling()
+        elif not self.finished.is_set():
+            _dismiss(self._runner)
+            _outlast(self.finished)
 
 
 class Crew:

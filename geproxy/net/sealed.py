@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+
+from gevent import get_hub
 
 from geproxy.crypto.secret import Secret
 from geproxy.errors import ProtocolError, ReplayError, ResetError
 from geproxy.net.forward import READ_BYTES, BufferPool
 from geproxy.net.stream import MessageReader
-from geproxy.seams import Store, Stream
+from geproxy.seams import Store
+from geproxy.streams import Stream
 from geproxy.terms import Endpoint
 from geproxy.wire.shadowsocks import MAX_CHUNK_BYTES, ChunkOpener, ChunkSealer
 
@@ -150,6 +154,17 @@ class SealedStream(MessageReader):
         if not self._leftover:
             self._inner.wait_readable()
 
+    def call_when_readable(self, callback: Callable[[], None]) -> None:
+        """See streams.Stream."""
+        if self._leftover:
+            get_hub().loop.run_callback(callback)
+        else:
+            self._inner.call_when_readable(callback)
+
+    def stop_calling(self) -> None:
+        """See streams.Stream."""
+        self._inner.stop_calling()
+
     # -- sealing -------------------------------------------------------------------------------
 
     @property
@@ -198,12 +213,16 @@ class SealedStream(MessageReader):
 
     @property
     def unanswered(self) -> bool:
-        """See seams.Stream."""
+        """See streams.Stream."""
         return self._inner.unanswered
+
+    def keep_alive(self) -> None:
+        """See streams.Stream."""
+        self._inner.keep_alive()
 
     @property
     def left(self) -> bool:
-        """See seams.Stream."""
+        """See streams.Stream."""
         return self._inner.left
 
     # -- ending --------------------------------------------------------------------------------
@@ -222,7 +241,7 @@ class SealedStream(MessageReader):
         self._inner.abort()
 
     def linger(self, seconds: float) -> None:
-        """See seams.Stream."""
+        """See streams.Stream."""
         self._inner.linger(seconds)
 
     def close(self) -> None:

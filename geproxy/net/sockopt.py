@@ -24,8 +24,7 @@ LINGER_ABORT = struct.pack("ii", 1, 0)  # close() sends RST and drops what is un
 
 RECEIVE_BUFFER_BYTES = 1 << 20  # UDP that waits while the loop is busy; net.core.rmem_max caps it
 
-CONNECTION_OPTIONS = (
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),  # a relay adds no delay of its own
+KEEPALIVE_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS),
@@ -35,7 +34,18 @@ CONNECTION_OPTIONS = (
 
 def prepare_connection(sock: socket.socket) -> None:
     """Set what every connection has. On a listening socket: accepted ones inherit all of it."""
-    for level, option, value in CONNECTION_OPTIONS:
+    no_delay(sock)
+    keep_alive(sock)
+
+
+def no_delay(sock: socket.socket) -> None:
+    """Send at once whatever is to be sent: a relay adds no delay of its own."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel ask, while nothing moves, whether the other side is there still."""
+    for level, option, value in KEEPALIVE_OPTIONS:
         sock.setsockopt(level, option, value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from gevent import get_hub, sleep
@@ -11,8 +12,8 @@ from gevent import get_hub, sleep
 from geproxy.errors import DeadlineError, ProtocolError, ResetError, VanishedError
 from geproxy.net.deadline import Deadline
 from geproxy.net.pipes import Pipe
-from geproxy.net.sockopt import has_left, reset_on_close, unanswered
-from geproxy.seams import Decoder, Stream
+from geproxy.net.sockopt import has_left, keep_alive, reset_on_close, unanswered
+from geproxy.streams import Decoder, Stream
 from geproxy.terms import Endpoint
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class MessageReader:
         self._leftover = b""
 
     def recv(self, size_bytes: int) -> bytes:
-        """See seams.Stream: the leftover first."""
+        """See streams.Stream: the leftover first."""
         raise NotImplementedError
 
     def _take_leftover(self, size_bytes: int) -> bytes:
@@ -85,7 +86,7 @@ def read_to_end(stream: Stream) -> None:
 
 
 class SocketStream(MessageReader):
-    """A connected, non-blocking TCP socket; see seams.Stream for what each call promises."""
+    """A connected, non-blocking TCP socket; see streams.Stream for what each call promises."""
 
     __slots__ = ("_bound", "_broken", "_peer", "_reader", "_sent", "_socket", "_writer")
 
@@ -189,6 +190,24 @@ class SocketStream(MessageReader):
             self._reader = get_hub().loop.io(self._socket.fileno(), READ)
         get_hub().wait(self._reader)
 
+    def call_when_readable(self, callback: Callable[[], None]) -> None:
+        """Call back, from the loop, once there is something to read; nobody may wait meanwhile."""
+        if self._leftover:
+            get_hub().loop.run_callback(callback)
+            return
+        if self._reader is None:
+            self._reader = get_hub().loop.io(self._socket.fileno(), READ)
+        self._reader.start(self._call, callback)
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        self.stop_calling()
+        callback()
+
+    def stop_calling(self) -> None:
+        """Forget the callback, if it has not been called."""
+        if self._reader is not None:
+            self._reader.stop()
+
     def _wait_writable(self) -> None:
         if self._writer is None:
             self._writer = get_hub().loop.io(self._socket.fileno(), WRITE)
@@ -215,6 +234,10 @@ class SocketStream(MessageReader):
     def unanswered(self) -> bool:
         """True where the other side has not answered for long what the kernel sent it."""
         return unanswered(self._socket)
+
+    def keep_alive(self) -> None:
+        """Turn keepalive on."""
+        keep_alive(self._socket)
 
     @property
     def left(self) -> bool:

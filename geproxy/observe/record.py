@@ -9,7 +9,8 @@ from typing import Protocol
 
 from geproxy.errors import GeproxyError
 from geproxy.observe.log import Log
-from geproxy.seams import Request, Stream
+from geproxy.seams import Request
+from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint
 
 

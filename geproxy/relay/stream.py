@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from geproxy.errors import IdleError, ResetError, VanishedError
-from geproxy.net.forward import BufferPool, Flow, forward
+from geproxy.net.forward import BufferPool, Flow, forward, move
 from geproxy.net.greenlets import getcurrent, greenlet, interrupt, run_both
-from geproxy.seams import Stream
+from geproxy.streams import Stream
 
 # Chosen here
 ASK_SECONDS = 30.0  # a relay in which nothing moves: two system calls
@@ -38,22 +39,29 @@ class Relays:
         self._live.add(relay)
         try:
             run_both(
-                partial(self._carry, client, target, up, down),
-                partial(self._carry, target, client, down, up),
+                partial(self._carry, forward, client, target, up, down),
+                partial(self._carry_down, target, client, up, down),
             )
         finally:
             self._live.discard(relay)
             self._ended_up_bytes += up.bytes
             self._ended_down_bytes += down.bytes
 
-    def _carry(self, source: Stream, sink: Stream, flow: Flow, back: Flow) -> None:
-        """Forward; leave it to the way back to meet the break of a sink that takes no more.
+    def _carry_down(self, target: Stream, client: Stream, up: Flow, down: Flow) -> Stream | None:
+        """Move what the target has said; return what is waited for, if there may come more."""
+        self._carry(move, target, client, down, up)
+        return None if down.ended or down.broken else target
+
+    def _carry(
+        self, how: Callable[..., None], source: Stream, sink: Stream, flow: Flow, back: Flow
+    ) -> None:
+        """Move bytes; leave it to the way back to meet the break of a sink that takes no more.
 
         Such a sink may have spoken before it broke (a server that refuses an upload), and what it
         said waits to be read: the way back carries that first, and then meets the same break.
         """
         try:
-            forward(source, sink, flow, self._pool, back)
+            how(source, sink, flow, self._pool, back)
         except ResetError:
             if not flow.broken or back.broken or back.ended:
                 raise
@@ -64,6 +72,7 @@ class Relays:
             if relay.moved():
                 relay.quiet_since = relay.asked = now_seconds
                 continue
+            relay.keep_alive()
             if now_seconds - relay.asked >= ASK_SECONDS:
                 relay.asked = now_seconds
                 if relay.client.unanswered or relay.target.unanswered:
@@ -91,7 +100,17 @@ class Relays:
 class _Relay:
     """What a sweep must know of one relay."""
 
-    __slots__ = ("_seen", "asked", "client", "down", "owner", "quiet_since", "target", "up")
+    __slots__ = (
+        "_kept_alive",
+        "_seen",
+        "asked",
+        "client",
+        "down",
+        "owner",
+        "quiet_since",
+        "target",
+        "up",
+    )
 
     def __init__(
         self, owner: greenlet, client: Stream, target: Stream, up: Flow, down: Flow
@@ -104,6 +123,13 @@ class _Relay:
         self.quiet_since = 0.0
         self.asked = 0.0  # when the kernel was last asked whether both sides answer
         self._seen = (-1, False, False)
+        self._kept_alive = False
+
+    def keep_alive(self) -> None:
+        """Have the kernel watch over the target, as it does over the client from the beginning."""
+        if not self._kept_alive:
+            self._kept_alive = True
+            self.target.keep_alive()
 
     def moved(self) -> bool:
         """True if anything happened since the last call; the first call says so too."""

@@ -16,7 +16,8 @@ from geproxy.inbound.mixed import MixedInbound
 from geproxy.inbound.socks4 import Socks4Inbound
 from geproxy.inbound.socks5 import Socks5Inbound
 from geproxy.net.deadline import Deadline
-from geproxy.seams import Request, Stream
+from geproxy.seams import Request
+from geproxy.streams import Stream
 from geproxy.terms import Endpoint
 from tests.support.conformance import HARD_SECONDS, read_exactly, tcp_pair
 from tests.support.memory import MemoryStream, memory_pair

@@ -25,8 +25,8 @@ from geproxy.inbound.shadowsocks import ShadowsocksInbound, ShadowsocksRequest
 from geproxy.net.deadline import Deadline
 from geproxy.net.forward import BufferPool
 from geproxy.net.stream import SocketStream
-from geproxy.seams import Stream
 from geproxy.state.memory import ProcessMemory
+from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint, Outcome
 from geproxy.wire.shadowsocks import MAX_CHUNK_BYTES, ChunkSealer, Target, sealed_size
 from tests.support.conformance import (

@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
 
@@ -12,6 +12,7 @@ import pytest
 from geproxy.errors import DeadlineError, DialError
 from geproxy.net.deadline import Deadline
 from geproxy.net.dial import STAGGER_SECONDS, dial, dial_error, interleave
+from geproxy.net.stream import SocketStream
 from geproxy.terms import Endpoint, Outcome
 from tests.support.conformance import HARD_SECONDS, settle
 from tests.support.nobody import black_hole, refusing
@@ -31,6 +32,11 @@ def no_descriptor_is_kept() -> Iterator[None]:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def dial_within(endpoints: Sequence[Endpoint], seconds: float = HARD_SECONDS) -> SocketStream:
+    """Dial with time enough, unless there is less around this call."""
+    return dial(endpoints, Deadline(seconds, "connect"))
+
+
 @contextmanager
 def listening(host: str = "127.0.0.1") -> Iterator[Endpoint]:
     """An address that accepts."""
@@ -41,7 +47,7 @@ def listening(host: str = "127.0.0.1") -> Iterator[Endpoint]:
 
 def test_the_one_address_there_is_is_dialed() -> None:
     with listening() as good:
-        stream = dial([good])
+        stream = dial_within([good])
         assert stream.peer == good
         assert stream.bound.host == good.host
         stream.close()
@@ -49,14 +55,14 @@ def test_the_one_address_there_is_is_dialed() -> None:
 
 def test_ipv6_is_dialed_too() -> None:
     with listening("::1") as good:
-        stream = dial([good])
+        stream = dial_within([good])
         assert stream.peer == good
         stream.close()
 
 
 def test_a_connection_carries_bytes_both_ways() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        stream = dial([Endpoint.from_sockaddr(sock.getsockname())])
+        stream = dial_within([Endpoint.from_sockaddr(sock.getsockname())])
         far, _ = sock.accept()
         with far:
             stream.send_all(b"up")
@@ -68,8 +74,10 @@ def test_a_connection_carries_bytes_both_ways() -> None:
 
 def test_a_dialed_connection_is_prepared() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        stream = dial([Endpoint.from_sockaddr(sock.getsockname())])
+        stream = dial_within([Endpoint.from_sockaddr(sock.getsockname())])
         assert stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not stream._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        stream.keep_alive()  # which a relay does once it is silent
         assert stream._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         stream.close()
 
@@ -80,14 +88,14 @@ def test_where_the_first_refuses_the_second_is_dialed_at_once(
     monkeypatch.setattr("geproxy.net.dial.STAGGER_SECONDS", 60.0)
     with refusing() as bad, listening() as good:
         with Deadline(30.0, "no stagger after a failure"):
-            stream = dial([bad, bad, bad, good])
+            stream = dial_within([bad, bad, bad, good])
         assert stream.peer == good
         stream.close()
 
 
 def test_what_fails_on_the_spot_does_not_end_the_dialing() -> None:
     with listening() as good:
-        stream = dial([UNSCOPED, MULTICAST, good])
+        stream = dial_within([UNSCOPED, MULTICAST, good])
         assert stream.peer == good
         stream.close()
 
@@ -95,7 +103,7 @@ def test_what_fails_on_the_spot_does_not_end_the_dialing() -> None:
 @pytest.mark.slow
 def test_where_the_first_is_silent_the_second_is_dialed_after_a_while() -> None:
     with black_hole() as silent, listening() as good:
-        stream = dial([silent, good])
+        stream = dial_within([silent, good])
         assert stream.peer == good
         stream.close()
 
@@ -103,14 +111,14 @@ def test_where_the_first_is_silent_the_second_is_dialed_after_a_while() -> None:
 @pytest.mark.slow
 def test_a_failure_beside_a_silent_one_does_not_end_the_dialing() -> None:
     with black_hole() as silent, refusing() as bad, listening() as good:
-        stream = dial([silent, bad, good])
+        stream = dial_within([silent, bad, good])
         assert stream.peer == good
         stream.close()
 
 
 def test_a_deadline_ends_every_attempt() -> None:
     with black_hole() as silent, pytest.raises(DeadlineError), Deadline(0.02, "connect"):
-        dial([silent])
+        dial_within([silent])
 
 
 @pytest.mark.slow
@@ -118,13 +126,13 @@ def test_a_deadline_ends_attempts_that_run_side_by_side() -> None:
     late = Deadline(STAGGER_SECONDS * 1.5, "connect")
     ended = pytest.raises(DeadlineError)
     with black_hole() as one, black_hole() as two, refusing() as bad, ended, late:
-        dial([one, bad, two])
+        dial_within([one, bad, two])
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["refused last", "refused first"])
 def test_where_all_fail_the_most_telling_failure_is_heard(order: int) -> None:
     with refusing() as bad, pytest.raises(DialError) as caught:
-        dial([MULTICAST, UNSCOPED, bad][::order])
+        dial_within([MULTICAST, UNSCOPED, bad][::order])
     assert caught.value.code == "refused"
     assert caught.value.outcome is Outcome.REFUSED
     assert str(caught.value) == f"{bad}: Connection refused"
@@ -132,7 +140,7 @@ def test_where_all_fail_the_most_telling_failure_is_heard(order: int) -> None:
 
 def test_an_address_without_a_way_to_it_is_unreachable() -> None:
     with pytest.raises(DialError) as caught:
-        dial([UNSCOPED])
+        dial_within([UNSCOPED])
     assert (caught.value.code, caught.value.outcome) == (
         "unreachable",
         Outcome.NETWORK_UNREACHABLE,

@@ -24,8 +24,8 @@ from geproxy.errors import (
 from geproxy.net.deadline import Deadline
 from geproxy.net.forward import HEAD_SECONDS, READ_BYTES, BufferPool, Flow, forward
 from geproxy.net.sealed import SealedStream
-from geproxy.seams import Stream
 from geproxy.state.memory import ProcessMemory
+from geproxy.streams import Stream
 from geproxy.terms import Endpoint
 from geproxy.wire.shadowsocks import (
     MAX_CHUNK_BYTES,

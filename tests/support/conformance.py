@@ -1,4 +1,4 @@
-"""What seams.Stream promises, as checks that every kind of stream passes; and its real maker.
+"""What streams.Stream promises, as checks that every kind of stream passes; and its real maker.
 
 A check gets the two ends of one connection. check_stream() gives it fresh ones, under a hard
 deadline, and closes them.
@@ -21,7 +21,7 @@ from geproxy.errors import DeadlineError, ProtocolError, ResetError
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import Runner
 from geproxy.net.stream import SocketStream
-from geproxy.seams import Stream
+from geproxy.streams import Stream
 from geproxy.terms import Endpoint
 
 MakePair = Callable[[], tuple[Stream, Stream]]

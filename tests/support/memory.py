@@ -7,14 +7,16 @@ that a reader sees are cut.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import TypeVar
 
+import gevent
 from gevent.event import Event
 
 from geproxy.errors import DeadlineError, ProtocolError, ResetError
 from geproxy.net.deadline import Deadline
-from geproxy.seams import Decoder
+from geproxy.streams import Decoder
 from geproxy.terms import Endpoint
 
 T = TypeVar("T")
@@ -98,7 +100,7 @@ class _Pipe:
 
 
 class MemoryStream:
-    """One end; see seams.Stream for what each call promises."""
+    """One end; see streams.Stream for what each call promises."""
 
     holds_head = False
     left = False
@@ -112,6 +114,7 @@ class MemoryStream:
         self._bound = bound
         self._peer = peer
         self._kept = b""
+        self._caller: gevent.Greenlet[[], None] | None = None
         self._sent = False
         self.closed = False  # whether close() or abort() was called
         self.aborted = False
@@ -151,6 +154,22 @@ class MemoryStream:
             return data
         return self._incoming.take(size_bytes)
 
+    def call_when_readable(self, callback: Callable[[], None]) -> None:
+        """Call back from a greenlet of its own."""
+
+        def call() -> None:
+            self.wait_readable()
+            self._caller = None
+            callback()
+
+        self._caller = gevent.spawn(call)
+
+    def stop_calling(self) -> None:
+        """Forget the callback."""
+        if self._caller is not None:
+            self._caller.kill()
+            self._caller = None
+
     def wait_readable(self) -> None:
         """Wait for a piece, the end or a reset."""
         if not self._kept:
@@ -173,6 +192,9 @@ class MemoryStream:
             read += piece
         self._kept = read[found[1] :] + self._kept
         return found[0]
+
+    def keep_alive(self) -> None:
+        """Nothing can vanish here."""
 
     def close_write(self) -> None:
         """End our direction."""
