@@ -88,6 +88,7 @@ class Worker:
         self._sessions: set[greenlet] = set()
         self._acceptors: list[greenlet] = []
         self._slots = Slots(assignment.datagrams, assignment.settings, site)
+        self._serving = False
         self._served = 0
         self._complained = 0.0
         self._leave_by = math.inf  # monotonic; inf: when the last session has ended
@@ -151,10 +152,10 @@ class Worker:
 
     def _drain(self, seconds: float) -> None:
         """Accept nobody more, and leave when the last session has, or after *seconds*."""
-        for acceptor in self._acceptors:
-            interrupt(acceptor, ShutdownError("no more clients"))
+        while self._acceptors:  # once: a greenlet that has ended may do another's work by then
+            interrupt(self._acceptors.pop(), ShutdownError("no more clients"))
         self._slots.leave(seconds)
-        if not self._acceptors:  # told to leave before it served
+        if not self._serving:  # told to leave before
             for sockets in self._assignment.lent.streams.values():
                 for sock in sockets:
                     sock.close()
@@ -167,6 +168,7 @@ class Worker:
     def _accept(self) -> None:
         if self._leaving.is_set():  # told to leave by somebody else in the meantime
             return
+        self._serving = True
         for name, sockets in self._assignment.lent.streams.items():
             for sock in sockets:
                 run = partial(self._accept_from, sock, self._site.listeners[name])

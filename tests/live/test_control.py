@@ -32,7 +32,10 @@ pytestmark = pytest.mark.slow
 for_root = pytest.mark.skipif(os.geteuid() != 0, reason="for root")
 
 UP_BYTES, DOWN_BYTES = 30_000, 30_000
-WORKER_KEYS = {"worker", "pid", "sessions", "served", "up_bytes", "down_bytes"}
+WORKER_KEYS = {
+    *("worker", "pid", "sessions", "associations", "served", "up_bytes", "down_bytes"),
+    *("up_datagrams", "down_datagrams", "dropped"),
+}
 
 
 @pytest.fixture

@@ -303,29 +303,33 @@ def test_a_change_is_for_new_datagrams_and_earlier_ones_are_answered_still(
 
 
 def test_a_listener_that_went_and_comes_back_has_all_its_clients(tmp_path: Path) -> None:
-    """Its old socket, which the last replies were sent by, must not get any of them."""
+    """A worker that stays for others keeps no socket of it: the kernel would give it clients."""
     with datagram_target() as there, datagram_target(silent) as mute, ExitStack() as stack:
-        port = sockname(stack.enter_context(udp_socket()))[1]
-        stack.close()
+        with udp_socket() as free:
+            door = sockname(free)
+
+        def tunnel(there: DatagramTarget) -> Values:
+            return {"url": f"udp://{HOST}:{door[1]}", "target": f"{HOST}:{there.port}"}
 
         def config(**more: Values) -> str:
-            return configuration({"socks": FREE, **more})
+            return configuration({"socks": FREE, **more}, workers=1)
 
-        def tunnel(target: DatagramTarget) -> Values:
-            return {"url": f"udp://{HOST}:{port}", "target": f"{HOST}:{target.port}"}
-
-        door = (HOST, port)
         with running(tmp_path, config(tunnel=tunnel(mute))) as proxy:
+            (socks,) = proxy.addresses("socks")
             early = stack.enter_context(udp_socket())
             early.sendto(b"a question", door)
             wait_until(lambda: mute.seen)
-            reload_wholly(proxy, config())
+            for more in ({"tunnel": tunnel(mute)}, {}):
+                stack.enter_context(Association.open(socks))  # for which the worker stays
+                reload_wholly(proxy, config(**more))
             mute.socket.sendto(b"its answer", mute.seen[0][0])
             assert early.recvfrom(BUFFER_BYTES) == (b"its answer", door)
+            wait_until(lambda: not any(door[1] in held_ports(pid) for pid in proxy.workers()))
             reload_wholly(proxy, config(tunnel=tunnel(there)))
             for _ in range(CLIENTS):
                 client = stack.enter_context(udp_socket())
                 assert asked(client, door) == b"%d" % sockname(client)[1]
+            assert len(proxy.workers()) == 3, "those before are there still"
 
 
 # -- the end ---------------------------------------------------------------------------------------
