@@ -27,19 +27,15 @@ class Line:
         self._socket.setblocking(False)
 
     def send(self, message: Message, descriptors: list[int]) -> None:
-        """Hand over copies of *descriptors*, and close ours. Raises OSError."""
+        """Hand over copies of *descriptors*; ours stay open. Raises OSError."""
         data = json.dumps(message).encode()
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-        try:
-            while True:
-                try:
-                    self._socket.sendmsg([data], rights if descriptors else [])
-                    return
-                except BlockingIOError:
-                    self._wait(WRITE)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+        while True:
+            try:
+                self._socket.sendmsg([data], rights if descriptors else [])
+                return
+            except BlockingIOError:
+                self._wait(WRITE)
 
     def receive(self) -> tuple[Message, list[int]] | None:
         """Take the next message; None at the end. Raises OSError."""

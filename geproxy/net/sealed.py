@@ -129,7 +129,7 @@ class SealedStream(MessageReader):
             if len(sealed) < salt_bytes:
                 return 0, 0
             self._salt = bytes(sealed[:salt_bytes])
-            self._opener = ChunkOpener(self._secret.subkey_aead(self._salt))
+            self._opener = ChunkOpener(self._secret.subkey(self._salt))
         used, written = self._opener.open_into(sealed[salt_bytes:], buffer)
         if self._salt is not None and self._opener.authenticated:
             self._claim(self._salt)
@@ -202,7 +202,7 @@ class SealedStream(MessageReader):
         salt = self._own_salt = os.urandom(self._secret.method.salt_bytes)
         if self._salts is not None:
             self._salts.remember_once(salt)  # so that it is refused when it is reflected
-        self._sealer = ChunkSealer(self._secret.subkey_aead(salt))
+        self._sealer = ChunkSealer(self._secret.subkey(salt))
         room = MAX_CHUNK_BYTES - len(self._head)
         first = self._head + bytes(view[:room])
         self._head = b""

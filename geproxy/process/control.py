@@ -71,14 +71,19 @@ class Control:
     def receive(self) -> Message | None:
         """Take the next message.
 
-        None: the other side is gone, or no longer makes sense. BlockingIOError: nothing there.
+        One whose descriptors this process has no room for is passed over. None: the other side is
+        gone, or no longer makes sense. BlockingIOError: nothing there.
         """
         try:
-            message, descriptors, _, _ = socket.recv_fds(
+            message, descriptors, flags, _ = socket.recv_fds(
                 self._socket, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS
             )
         except ConnectionResetError:
             return None
+        if flags & socket.MSG_CTRUNC:  # no descriptor was free here: what came with them is lost
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return self.receive()
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)  # recv_fds passes no flags on (Python 3.11)
         if not message:

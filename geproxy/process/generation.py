@@ -73,12 +73,12 @@ class Generation:
     def _let_go(self, child: Child) -> None:
         """Have *child*, which is one too many, leave its UDP sockets to the first and finish.
 
-        Where the first is not ready to take them, the next look finds it so.
+        Where the two are not ready for that, the next look finds them so.
         """
         share = self.shares.get(child.number, [])
         if share:
             heir = next((one for one in self.serving() if one.number == 1 and one.ready), None)
-            if heir is None:
+            if heir is None or not child.ready:
                 return
             del self.shares[child.number]
             self.shares.setdefault(1, []).extend(share)
@@ -107,8 +107,9 @@ class Generation:
             if child.number > self.wanted:
                 self._let_go(child)
         present = {child.number for child in serving}
-        for number in range(1, self.wanted + 1):
-            if number not in present and self.throttle.due(number, now):
+        # One too many that has died left slots that nobody reads: born again, it can be let go.
+        for number in sorted({*range(1, self.wanted + 1), *self.shares} - present):
+            if self.throttle.due(number, now):
                 self.children.append(self.bear(self, number))
 
 

@@ -20,7 +20,7 @@ from geproxy.errors import DeadlineError, GeproxyError, ShutdownError
 from geproxy.net.datagram import DatagramSocket
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import Crew, greenlet, interrupt, sleep, spawn
-from geproxy.net.handover import Line, Message
+from geproxy.net.handover import Line
 from geproxy.process.listeners import Place
 from geproxy.relay.mappings import Mappings
 from geproxy.session import fault
@@ -29,7 +29,8 @@ from geproxy.site import Site
 # Chosen here
 PAUSE_SECONDS = 0.1  # after a fault of ours, so that it does not fill the log
 HANDOVER_SECONDS = 3.0  # datagrams wait in the sockets meanwhile
-LAST_REPLIES_SECONDS = 2.0  # for clients whom nobody takes over when the program stops
+LAST_REPLIES_SECONDS = 2.0  # for clients whom nobody takes over, by a socket that nobody reads
+LOOK_SECONDS = 1.0  # between two looks for a socket by which nothing is left to be sent
 
 
 class Slots:
@@ -43,7 +44,9 @@ class Slots:
         self._mappings: dict[Place, Mappings] = {}
         self._readers: dict[Place, greenlet] = {}
         self._heirs: list[tuple[frozenset[int], Line]] = []
-        self._handovers = Crew(self._complain)
+        self._kept: set[Place] = set()
+        self._arrivals = Crew(self._complain)
+        self._departures = Crew(self._complain)
         for place, sock in sockets.items():
             self._add(place, sock)
         self._serving = self._left = False
@@ -51,7 +54,8 @@ class Slots:
     @property
     def busy(self) -> bool:
         """True while there is a UDP client, or a handover."""
-        return bool(self._handovers) or any(map(len, self._mappings.values()))
+        handovers = len(self._arrivals) + len(self._departures)
+        return bool(handovers) or any(map(len, self._mappings.values()))
 
     @property
     def dropped(self) -> int:
@@ -73,7 +77,7 @@ class Slots:
         enough = DeadlineError("a worker that leaves has kept its UDP clients")
         try:
             with Deadline(HANDOVER_SECONDS, "a handover", enough):
-                self._handovers.wait()
+                self._arrivals.wait()
         except DeadlineError:
             self._site.log.warning("handover.late", seconds=HANDOVER_SECONDS)
         self._serving = True
@@ -85,38 +89,56 @@ class Slots:
             self._readers[place] = spawn(partial(self._run, self._mappings[place]))
 
     def _run(self, mappings: Mappings) -> None:
+        pause_seconds = 0.0
         while True:
             try:
+                sleep(pause_seconds)
                 mappings.run()
             except ShutdownError:
                 return  # no more clients; those that there are may still be answered
             except Exception as bug:  # one datagram's, which must not silence all others
                 fault(bug, self._site.log)
-                sleep(PAUSE_SECONDS)
+                pause_seconds = PAUSE_SECONDS
 
     def leave(self, seconds: float) -> None:
-        """Read nothing more; hand over what has an heir. The rest has *seconds*, if that is less
-        than for ever: a little time for the last replies.
+        """Read nothing more; hand over what has an heir.
+
+        The rest is answered for a little time; or until it is quiet, where *seconds* is for ever
+        and the next worker reads the same socket by other settings.
         """
         self._left = True
-        for reader in self._readers.values():
-            interrupt(reader, ShutdownError("no more clients"))
+        while self._readers:  # once: a greenlet that has ended may do another's work by then
+            interrupt(self._readers.popitem()[1], ShutdownError("no more clients"))
         for slots, line in self._heirs:
-            self._handovers.spawn(partial(self._bequeath, slots, line))
+            self._departures.spawn(partial(self._bequeath, slots, line))
         self._heirs.clear()
-        if seconds != float("inf"):
-            spawn(self._say_goodbye)
+        spawn(partial(self._wind_up, for_ever=seconds == float("inf")))
 
-    def _say_goodbye(self) -> None:
+    def _wind_up(self, *, for_ever: bool) -> None:
+        """End those whom nobody takes over, and close the sockets.
+
+        A socket that is bound still, and that nobody reads, would get a part of the clients of
+        whoever binds the address next.
+        """
+        self._departures.wait()
         sleep(LAST_REPLIES_SECONDS)
-        for mappings in self._mappings.values():
-            mappings.end_all(ShutdownError("the proxy stops"))
+        for place, mappings in self._mappings.items():
+            if not for_ever:
+                mappings.end_all(ShutdownError("the proxy stops"))
+            elif place not in self._kept:
+                mappings.end_all(ShutdownError("no worker goes on with this client"))
+        there = list(self._mappings.values())
+        while there:
+            sleep(LOOK_SECONDS)
+            for mappings in [one for one in there if not len(one)]:
+                mappings.close()
+                there.remove(mappings)
 
     # -- handing over --------------------------------------------------------------------------
 
     def expect(self, descriptor: int) -> None:
         """Take over what comes by the line *descriptor*."""
-        self._handovers.spawn(partial(self._inherit, Line(descriptor)))
+        self._arrivals.spawn(partial(self._inherit, Line(descriptor)))
 
     def has_heir(self, slots: frozenset[int], descriptor: int) -> None:
         """When we leave, hand *slots* over by the line *descriptor*."""
@@ -145,19 +167,36 @@ class Slots:
         """Hand *slots* over, and the clients of every listener that is the same there."""
         try:
             with Deadline(HANDOVER_SECONDS, "a handover"):
+                self._arrivals.wait()  # whoever comes to us only now goes on at once
                 received = line.receive()
-                theirs: Message = received[0] if received else {}
+                if received is None:
+                    return
+                theirs = received[0]
                 for place in [place for place in self._mappings if place.slot in slots]:
-                    if self._fingerprints[place.listener] == theirs.get(place.listener):
+                    ours, there = self._fingerprints[place.listener], theirs.get(place.listener)
+                    if ours == there:
                         self._hand_over(place, line)
+                    elif there is not None and there[0] == ours[0]:
+                        self._kept.add(place)
         finally:
             line.close()
 
     def _hand_over(self, place: Place, line: Line) -> None:
         mappings = self._mappings[place]
-        line.send({"place": place}, [mappings.copy_of_socket()])
+        descriptor = mappings.copy_of_socket()
+        try:
+            line.send({"place": place}, [descriptor])
+        finally:
+            os.close(descriptor)
         for message, descriptors in mappings.bequeath():
-            line.send({"place": place, **message}, descriptors)
+            try:
+                line.send({"place": place, **message}, descriptors)
+            except BaseException:
+                mappings.adopt(message, descriptors)  # it is ours again
+                raise
+            for descriptor in descriptors:
+                os.close(descriptor)
+        mappings.close()
 
     def _complain(self, error: Exception) -> None:
         if isinstance(error, GeproxyError | OSError):
@@ -166,9 +205,13 @@ class Slots:
             fault(error, self._site.log)
 
 
-def _fingerprint(listen: Listen, settings: Settings) -> str:
-    """What must be the same for a client of *listen* to notice nothing of a change of workers."""
+def _fingerprint(listen: Listen, settings: Settings) -> list[str]:
+    """Which sockets a listener has; and what must be the same besides for a client to notice
+    nothing of a change of workers.
+    """
+    url = listen.url
+    where = (url.addresses, url.port, "UDP" in url.transports(udp=listen.udp))
     secrets = [(listen.secret.method, listen.secret.key)] if listen.secret else []
     ways = [(via.name, via.url.peer, via.secret.method, via.secret.key) for via in settings.via]
-    what = (listen.url.scheme, listen.target, listen.via, listen.udp_filtering, secrets, ways)
-    return blake2b(repr(what).encode(), digest_size=16).hexdigest()
+    what = (url.scheme, listen.target, listen.via, listen.udp_filtering, secrets, ways)
+    return [blake2b(repr(one).encode(), digest_size=16).hexdigest() for one in (where, what)]

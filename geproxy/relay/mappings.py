@@ -119,11 +119,16 @@ class Mappings:
     def adopt(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Take a client that another worker gives away."""
         source = tuple(message["source"])
-        if source in self._live or len(self._live) >= MAPPINGS:
-            for descriptor in descriptors:
-                os.close(descriptor)
+        try:
+            has_room = source not in self._live and len(self._live) < MAPPINGS
+            association = self._add(source) if has_room else None
+        except GeproxyError:  # a rule here denies that client, and means none of the others
+            association = None
+        if association is not None:
+            self._keeper.take(association, message, descriptors)
             return
-        self._keeper.take(self._add(source), message, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def end_all(self, error: Exception) -> None:
         """End every mapping."""

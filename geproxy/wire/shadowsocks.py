@@ -9,6 +9,7 @@ from client to server are the target's address.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -55,17 +56,18 @@ def sealed_size(plain_bytes: int) -> int:
 class ChunkSealer:
     """Seals one direction of one stream. Its counter only grows, so no nonce is used twice."""
 
-    __slots__ = ("_count", "_encrypt_into")
+    __slots__ = ("_count", "_make_aead")
 
-    def __init__(self, aead: Aead) -> None:
-        self._encrypt_into = aead.encrypt_into
+    def __init__(self, make_aead: Callable[[], Aead]) -> None:
+        """*make_aead* makes the direction's cipher, which is held no longer than a call takes."""
+        self._make_aead = make_aead
         self._count = 0
 
     def seal_into(self, plain: bytes | memoryview, sealed: memoryview) -> int:
         """Write *plain* as chunks to the front of *sealed*; returns how many bytes those are."""
         view = memoryview(plain)
         count, start, place = self._count, 0, 0
-        encrypt_into = self._encrypt_into
+        encrypt_into = self._make_aead().encrypt_into
         while start < len(view):
             payload = view[start : start + MAX_CHUNK_BYTES]
             size = len(payload)
@@ -84,13 +86,13 @@ class ChunkSealer:
 class ChunkOpener:
     """Opens one direction of one stream; its bytes may come in any pieces."""
 
-    __slots__ = ("_count", "_decrypt_into", "_length", "_length_buffer")
+    __slots__ = ("_count", "_length", "_make_aead")
 
-    def __init__(self, aead: Aead) -> None:
-        self._decrypt_into = aead.decrypt_into
+    def __init__(self, make_aead: Callable[[], Aead]) -> None:
+        """*make_aead* makes the direction's cipher, which is held no longer than a call takes."""
+        self._make_aead = make_aead
         self._count = 0
         self._length: int | None = None  # of the payload that is awaited; None: a length is
-        self._length_buffer = memoryview(bytearray(LENGTH_BYTES))
 
     def open_into(self, sealed: memoryview, plain: memoryview) -> tuple[int, int]:
         """Open what is whole at the front of *sealed*, as far as *plain* has room.
@@ -99,33 +101,32 @@ class ChunkOpener:
         were not sealed with this key, in this place; the stream is dead then.
         """
         used = written = 0
+        aead = self._make_aead()
         try:
             while True:
                 if self._length is None:
                     if len(sealed) - used < SEALED_LENGTH_BYTES:
                         return used, written
-                    self._length = self._open_length(sealed[used : used + SEALED_LENGTH_BYTES])
+                    length = aead.decrypt(
+                        self._nonce(), sealed[used : used + SEALED_LENGTH_BYTES], None
+                    )
+                    self._count += 1
+                    self._length = _checked_length(length)
                     used += SEALED_LENGTH_BYTES
                 size = self._length
                 end = used + size + TAG_BYTES
                 if len(sealed) < end or len(plain) - written < size:
                     return used, written
-                nonce = self._count.to_bytes(NONCE_BYTES, "little")
-                self._decrypt_into(nonce, sealed[used:end], None, plain[written : written + size])
+                into = plain[written : written + size]
+                aead.decrypt_into(self._nonce(), sealed[used:end], None, into)
                 self._count += 1
                 self._length = None
                 used, written = end, written + size
         except BadTag as error:
             raise AuthenticationError("bytes that were not sealed with our key") from error
 
-    def _open_length(self, sealed: memoryview) -> int:
-        nonce = self._count.to_bytes(NONCE_BYTES, "little")
-        self._decrypt_into(nonce, sealed, None, self._length_buffer)
-        self._count += 1
-        length = int.from_bytes(self._length_buffer, "big")
-        if length > MAX_CHUNK_BYTES:
-            raise ProtocolError(f"a chunk of {length} bytes; the limit is {MAX_CHUNK_BYTES}")
-        return length
+    def _nonce(self) -> bytes:
+        return self._count.to_bytes(NONCE_BYTES, "little")
 
     @property
     def between_chunks(self) -> bool:
@@ -136,3 +137,10 @@ class ChunkOpener:
     def authenticated(self) -> bool:
         """True once a whole chunk has been opened: who sent it has the key."""
         return self._count >= 2
+
+
+def _checked_length(opened: bytes) -> int:
+    length = int.from_bytes(opened, "big")
+    if length > MAX_CHUNK_BYTES:
+        raise ProtocolError(f"a chunk of {length} bytes; the limit is {MAX_CHUNK_BYTES}")
+    return length

@@ -281,14 +281,14 @@ def test_a_change_is_for_new_datagrams_and_earlier_ones_are_answered_still(
         def config(target: DatagramTarget, via: str) -> str:
             tunnel = {"url": f"udp://{HOST}:0", "target": f"{HOST}:{target.port}", "via": via}
             remote = {"url": ss_url(METHOD, world.remote.address)}
-            return configuration({"tunnel": tunnel}, **{"via.remote": remote})
+            return configuration({"tunnel": tunnel, "socks": FREE}, **{"via.remote": remote})
 
         with running(tmp_path, config(first, "direct")) as proxy, udp_socket() as client:
             client.sendto(b"one", proxy.address)
             wait_until(lambda: first.data == [b"one"])
             (port, _) = first.seen.pop()
             before = set(proxy.workers())
-            proxy.reload(config(then, "direct" if change == "target" else "remote"))
+            reload_wholly(proxy, config(then, "direct" if change == "target" else "remote"))
             client.sendto(b"two", proxy.address)
             wait_until(lambda: then.data == [b"two"])
             (later, _) = then.seen.pop()

@@ -15,6 +15,7 @@ import pytest
 from tests.support.proxy import Address, Proxy, configuration, running, title, wait_until
 from tests.support.socks import Tunnel, connect
 from tests.support.targets import Target, echo, target
+from tests.support.udp_client import BUFFER_BYTES, datagram_target, udp_socket
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +24,7 @@ KILL_EVERY_SECONDS = 2.0
 RATE = 200  # connections per second
 CALLERS = 8
 SESSIONS = 10
+UDP_CLIENTS = 40
 BACK_SECONDS = 1.0  # a lost worker is replaced within this
 
 
@@ -185,6 +187,23 @@ def test_a_worker_that_ttou_takes_finishes_its_sessions(tmp_path: Path) -> None:
             assert all(talks(tunnel) for tunnel in tunnels)
         close_all(sessions)
         assert len(proxy.wait_for_workers(1)) == 1
+
+
+def test_no_udp_socket_is_left_unread_by_a_worker_that_dies_as_ttou_takes_it(
+    tmp_path: Path,
+) -> None:
+    with datagram_target() as there:
+        tunnel = {"url": "udp://127.0.0.1:0", "target": f"127.0.0.1:{there.port}"}
+        with running(tmp_path, configuration({"tunnel": tunnel})) as proxy:
+            (second,) = [pid for pid in proxy.workers() if "worker 2" in title(pid)]
+            os.kill(second, signal.SIGTERM)
+            proxy.signal(signal.SIGTTOU)
+            proxy.wait_for("worker.end", pid=second)
+            proxy.wait_for_workers(1)
+            for _ in range(UDP_CLIENTS):  # the kernel spreads them over all sockets
+                with udp_socket() as client:
+                    client.sendto(b"x", proxy.address)
+                    assert client.recv(BUFFER_BYTES) == b"x"
 
 
 def test_term_to_one_worker_drains_it_while_another_takes_its_place(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def salt_of(number: int) -> bytes:
 
 def sealed_by_hand(*pieces: bytes, salt: bytes = salt_of(1), secret: Secret = SECRET) -> bytes:
     """A stream as the document has it: the salt, then chunks, one call of the sealer each."""
-    sealer = ChunkSealer(secret.subkey_aead(salt))
+    sealer = ChunkSealer(secret.subkey(salt))
     sealed = bytearray(salt)
     for piece in pieces:
         buffer = bytearray(sealed_size(len(piece)))
@@ -113,7 +113,7 @@ def opened_by_hand(sealed: bytes, secret: Secret = SECRET) -> bytes:
     """What is in a stream that ends where a chunk does."""
     size = secret.method.salt_bytes
     plain = memoryview(bytearray(len(sealed)))
-    opener = ChunkOpener(secret.subkey_aead(sealed[:size]))
+    opener = ChunkOpener(secret.subkey(sealed[:size]))
     used, written = opener.open_into(memoryview(sealed)[size:], plain)
     assert used == len(sealed) - size
     return bytes(plain[:written])

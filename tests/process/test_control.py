@@ -1,6 +1,7 @@
 """The line between master and worker: whole messages, and the end at once when a side dies."""
 
 import os
+import resource
 import select
 import signal
 import time
@@ -159,3 +160,17 @@ def test_a_closed_end_has_no_descriptor(line: tuple[Control, Control]) -> None:
     line[0].close()
     assert line[0].fileno() == -1
     line[0].close()
+
+
+def test_a_message_whose_descriptors_find_no_room_is_lost_and_the_next_one_is_heard(
+    line: tuple[Control, Control],
+) -> None:
+    line[0].send(Verb.BEQUEATH, "0 1", [0])
+    line[0].send(Verb.DRAIN, "30.0")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        heard = said(line[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert heard == (Verb.DRAIN, "30.0")

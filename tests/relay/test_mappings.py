@@ -261,3 +261,16 @@ def test_a_client_that_is_there_already_is_not_taken_twice(target: Peer) -> None
         assert (len(there.mappings), there.meets(client)) == (1, port)
     here.close()
     there.close()
+
+
+def test_a_client_that_the_other_worker_denies_stops_none_of_the_others(target: Peer) -> None:
+    here, there = Listener(target), Listener(target)
+    with udp_peer() as one, udp_peer() as denied, udp_peer() as other:
+        ports = [here.meets(client) for client in (one, denied, other)]
+        there.denied.add(denied.endpoint.port)
+        for message, descriptors in here.mappings.bequeath():
+            there.mappings.adopt(message, descriptors)
+        assert len(there.mappings) == 2
+        assert [there.meets(one), there.meets(other)] == [ports[0], ports[2]]
+    here.close()
+    there.close()

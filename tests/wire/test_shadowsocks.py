@@ -62,6 +62,16 @@ class Notebook:
     def decrypt_into(self, nonce: bytes, data: Buffer, nothing: None, buf: memoryview, /) -> int:
         return self._note(nonce, data, buf, len(buf))
 
+    def encrypt(self, nonce: bytes, data: Buffer, nothing: None, /) -> bytes:
+        buf = bytearray(len(data) + TAG_BYTES)
+        self.encrypt_into(nonce, data, None, memoryview(buf))
+        return bytes(buf)
+
+    def decrypt(self, nonce: bytes, data: Buffer, nothing: None, /) -> bytes:
+        buf = bytearray(len(data) - TAG_BYTES)
+        self.decrypt_into(nonce, data, None, memoryview(buf))
+        return bytes(buf)
+
     def _note(self, nonce: bytes, data: Buffer, buf: memoryview, size_bytes: int) -> int:
         assert abs(len(buf) - len(data)) == TAG_BYTES
         self.nonces.append(nonce)
@@ -78,7 +88,7 @@ def aead(make: Make = make_aead) -> Aead:
 
 def seal(cipher: Aead, *pieces: bytes) -> bytes:
     """*pieces*, one call of the sealer each."""
-    sealer = ChunkSealer(cipher)
+    sealer = ChunkSealer(lambda: cipher)
     sealed = bytearray()
     for piece in pieces:
         buffer = bytearray(sealed_size(len(piece)))
@@ -105,7 +115,7 @@ class Reader:
     """Opens what it is fed, keeping what is not yet whole."""
 
     def __init__(self, cipher: Aead, room_bytes: int = ROOM_BYTES) -> None:
-        self.opener = ChunkOpener(cipher)
+        self.opener = ChunkOpener(lambda: cipher)
         self.held = b""
         self.plain = b""
         self._room = memoryview(bytearray(room_bytes))
@@ -226,8 +236,8 @@ def test_the_nonce_is_a_little_endian_counter_that_grows_with_each_seal() -> Non
 @pytest.mark.slow
 def test_no_nonce_comes_twice_past_65536_chunks() -> None:
     notebook, chunks = Notebook(), (1 << 16) + 50
-    sealer, opener = ChunkSealer(notebook), Notebook()
-    reader = ChunkOpener(opener)
+    sealer, opener = ChunkSealer(lambda: notebook), Notebook()
+    reader = ChunkOpener(lambda: opener)
     sealed, plain = memoryview(bytearray(sealed_size(1))), memoryview(bytearray(1))
     for _ in range(chunks):
         assert sealer.seal_into(b"x", sealed) == len(sealed)
@@ -240,7 +250,7 @@ def test_no_nonce_comes_twice_past_65536_chunks() -> None:
 def test_a_nonce_is_spent_even_if_its_seal_failed(fails_at: int) -> None:
     notebook = Notebook()
     notebook.fails_at = fails_at
-    sealer = ChunkSealer(notebook)
+    sealer = ChunkSealer(lambda: notebook)
     buffer = memoryview(bytearray(200))
     for _ in range(5):
         try:
@@ -321,7 +331,7 @@ def test_only_a_whole_chunk_proves_the_key() -> None:
 
 def test_what_has_no_room_waits_where_it_is() -> None:
     sealed = seal(aead(), b"first", b"second")
-    opener = ChunkOpener(aead())
+    opener = ChunkOpener(aead)
     small, large = memoryview(bytearray(5)), memoryview(bytearray(6))
     used, written = opener.open_into(memoryview(sealed), small)
     assert (bytes(small[:written]), used) == (b"first", 5 + 34 + SEALED_LENGTH_BYTES)
@@ -332,7 +342,7 @@ def test_what_has_no_room_waits_where_it_is() -> None:
 
 def test_nothing_is_written_behind_what_was_opened() -> None:
     plain = bytearray(b"." * 20)
-    ChunkOpener(aead()).open_into(memoryview(seal(aead(), b"hello")), memoryview(plain))
+    ChunkOpener(aead).open_into(memoryview(seal(aead(), b"hello")), memoryview(plain))
     assert plain == b"hello" + b"." * 15
 
 
