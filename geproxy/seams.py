@@ -103,9 +103,19 @@ class Datagrams(Protocol):
         ...
 
     def send(self, head: bytes, data: bytes, place: Place) -> None:
-        """Send *data* to the target that *head* names, which was found to be at *place*. Never
-        waits. Raises DropError for what the system did not take.
+        """Send *data* soon to the target that *head* names, which was found to be at *place*.
+
+        Never waits. Raises DropError for what cannot be sent at all.
         """
+        ...
+
+    def on_loss(self, lost: Callable[[str, int], None]) -> None:
+        """Have *lost* hear of what the system did not take: why, and how many bytes of data."""
+        ...
+
+    @property
+    def in_burst(self) -> bool:
+        """True while what receive() gives needs no system call."""
         ...
 
     def receive(self) -> tuple[bytes, bytes] | None:
@@ -146,6 +156,11 @@ class Outbound(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def waits(self) -> bool:
+        """True where associate() may have to look a name up."""
+        ...
 
     def connect(self, target: Endpoint, permit: Permit, client: Address) -> Stream:
         """Open a stream to *target*; the caller closes it. *permit* is asked for every address

@@ -158,9 +158,10 @@ def associate(request: Request, subject: Subject, record: Record, site: Site) ->
         record.address = port.bound
 
         def reply(head: bytes, data: bytes) -> None:
-            port.send(codec.write(head, data))
+            port.send(codec.write(head, data), len(data))
 
         association = open_association(subject, reply, interrupter(getcurrent()), site)
+        port.on_loss(association.lose_down)
         try:
             association.crew.spawn(partial(carry_up, port, codec, association))
             request.grant(Endpoint(offer.address or address, port.bound.port))

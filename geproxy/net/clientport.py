@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from geproxy.errors import DropError
 from geproxy.net.datagram import Sockaddr, open_towards_clients
 from geproxy.terms import Address, Endpoint, plain_address
@@ -56,11 +58,20 @@ class ClientPort:
         except OSError as error:
             raise DropError("unreachable") from error
 
-    def send(self, data: bytes) -> None:
+    @property
+    def in_burst(self) -> bool:
+        """See DatagramSocket."""
+        return self._socket.in_burst
+
+    def on_loss(self, lost: Callable[[str, int], None]) -> None:
+        """Have *lost* hear of what the system did not take for the client."""
+        self._socket.lost = lambda code, size, place: lost(code, size)
+
+    def send(self, data: bytes, size: int) -> None:
         """Send to the client, once we know its port. Raises DropError."""
         if self._place is None:
             raise DropError("early")
-        self._socket.send(data)
+        self._socket.send(data, size)
 
     def wait_readable(self) -> None:
         """Return once there may be something to receive."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import socket
@@ -41,12 +42,18 @@ class Line:
         """Take the next message; None at the end. Raises OSError."""
         while True:
             try:
-                data, descriptors, _, _ = socket.recv_fds(
+                data, descriptors, flags, _ = socket.recv_fds(
                     self._socket, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS
                 )
                 break
             except BlockingIOError:
                 self._wait(READ)
+            except ConnectionResetError:
+                continue  # the other side has died: told once, ahead of what it has said
+        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise OSError(errno.EMFILE, "no room for a message and its descriptors")
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)  # recv_fds passes no flags on (Python 3.11)
         return (json.loads(data), descriptors) if data else None

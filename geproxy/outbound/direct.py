@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from geproxy.errors import DropError
@@ -23,6 +24,7 @@ class DirectOutbound:
     """Reaches targets from this host."""
 
     name = "direct"
+    waits = False
 
     def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
@@ -83,7 +85,7 @@ class DirectDatagrams:
         assert place is not None, "find() has given one"
         if self._key is not None:
             self.let_in(self._key(place))
-        self._socket.send_to(data, place)
+        self._socket.send(data, len(data), place)
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """See seams.Datagrams. Raises DropError for what the filter refuses."""
@@ -111,6 +113,15 @@ class DirectDatagrams:
         if len(self._reached) > REMEMBERED:
             self._reached.popitem(last=False)
             self._heads.clear()
+
+    @property
+    def in_burst(self) -> bool:
+        """See seams.Datagrams."""
+        return self._socket.in_burst
+
+    def on_loss(self, lost: Callable[[str, int], None]) -> None:
+        """See seams.Datagrams."""
+        self._socket.lost = lambda code, size, place: lost(code, size)
 
     def wait_readable(self) -> None:
         """See seams.Datagrams."""

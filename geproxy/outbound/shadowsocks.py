@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from geproxy.crypto.salts import SaltMaker
@@ -40,6 +41,7 @@ class ShadowsocksOutbound:
     ) -> None:
         """*salts* remembers those of the peer's datagrams: none of them is delivered twice."""
         self.name = name
+        self.waits = isinstance(peer.host, str)
         self._peer = peer
         self._secret = secret
         self._dialer = dialer
@@ -112,7 +114,8 @@ class SealedDatagrams:
         """See seams.Datagrams."""
         if self._filtering is not Filtering.NONE:
             self.let_in(self._key(head))
-        self._socket.send(seal_datagram(self._secret, self._maker.make(), head + data))
+        sealed = seal_datagram(self._secret, self._maker.make(), head + data)
+        self._socket.send(sealed, len(data))
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """See seams.Datagrams.
@@ -146,6 +149,15 @@ class SealedDatagrams:
         self._reached.move_to_end(key)
         if len(self._reached) > REMEMBERED:
             self._reached.popitem(last=False)
+
+    @property
+    def in_burst(self) -> bool:
+        """See seams.Datagrams."""
+        return self._socket.in_burst
+
+    def on_loss(self, lost: Callable[[str, int], None]) -> None:
+        """See seams.Datagrams."""
+        self._socket.lost = lambda code, size, place: lost(code, size)
 
     def wait_readable(self) -> None:
         """See seams.Datagrams."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from geproxy.config.settings import Settings
 from geproxy.observe.log import Log
 from geproxy.process.control import Verb
-from geproxy.process.listeners import Lent
+from geproxy.process.listeners import Lent, Place
 from geproxy.process.spawn import Child, Throttle
 
 # Chosen here
@@ -82,7 +83,7 @@ class Generation:
                 return
             del self.shares[child.number]
             self.shares.setdefault(1, []).extend(share)
-            link(child, heir, share)
+            link(child, heir, share, self.lent.at(share))
         drain(child, self.settings.server.drain_seconds)
 
     def tell(self, verb: Verb, argument: str = "") -> None:
@@ -113,10 +114,23 @@ class Generation:
                 self.children.append(self.bear(self, number))
 
 
-def link(child: Child, heir: Child, slots: Iterable[int]) -> None:
-    """Connect two workers for what the one leaves to the other."""
+def link(
+    child: Child,
+    heir: Child,
+    slots: Iterable[int],
+    sockets: Iterable[tuple[Place, socket.socket]] = (),
+) -> None:
+    """Connect two workers for what the one leaves to the other.
+
+    *sockets*, which the heir does not have, come from us: nobody else would read them if the one
+    who leaves died over it.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
+        ours.setblocking(False)
+        for place, sock in sockets:
+            message = json.dumps({"place": place}).encode()  # as net.handover.Line has it
+            socket.send_fds(ours, [message], [sock.fileno()])
         child.control.send(Verb.BEQUEATH, " ".join(map(str, slots)), [ours.fileno()])
         heir.control.send(Verb.INHERIT, "", [theirs.fileno()])
 

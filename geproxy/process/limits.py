@@ -9,14 +9,17 @@ from geproxy.config.settings import Settings
 from geproxy.observe.log import Log
 
 # Chosen here
-DESCRIPTORS_PER_SESSION = 2  # the client's and the target's socket
-RESERVE = 64  # listening sockets, logs, the event loop, look-ups, attempts side by side
+DESCRIPTORS_PER_SESSION = 2  # the client's and the target's socket; an association takes one more
+# Listening sockets, logs, the event loop, look-ups and attempts side by side, and 64 for pipes.
+RESERVE = 128
+PER_UDP_LISTENER = 4096  # its clients' ports: wanted, but no reason to have fewer sessions
 
 
 def fitted(settings: Settings, log: Log) -> Settings:
     """Make room for the descriptors that the sessions need, or lower the sessions, and say so."""
     wanted = settings.limits.sessions
-    sessions = fit_sessions(wanted)
+    udp_listeners = sum("UDP" in one.url.transports(udp=one.udp) for one in settings.listen)
+    sessions = fit_sessions(wanted, udp_listeners * PER_UDP_LISTENER)
     if sessions == wanted:
         return settings
     log.warning("limits.lowered", sessions=sessions, wanted=wanted, reason="RLIMIT_NOFILE")
@@ -24,12 +27,14 @@ def fitted(settings: Settings, log: Log) -> Settings:
     return dataclasses.replace(settings, limits=limits)
 
 
-def fit_sessions(sessions: int) -> int:
-    """Raise RLIMIT_NOFILE to what *sessions* need; return how many fit in what could be had.
+def fit_sessions(sessions: int, extra: int = 0) -> int:
+    """Raise RLIMIT_NOFILE to what *sessions* need, and *extra* where that can be had.
+
+    Returns how many sessions fit in what could be had.
 
     The hard limit can be raised by root alone.
     """
-    wanted = sessions * DESCRIPTORS_PER_SESSION + RESERVE
+    wanted = sessions * DESCRIPTORS_PER_SESSION + RESERVE + extra
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         try:

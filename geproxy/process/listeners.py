@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from geproxy.terms import Address, Endpoint
 
 # Chosen here
 BACKLOG = 4096  # what may wait while every worker is busy; the kernel caps it at somaxconn
+UDP_PATIENCE_SECONDS = 3.0  # workers that leave have their UDP ports for two more
+UDP_LOOK_SECONDS = 0.1
 PORT_TRIES = 20  # to find one free port for both families, and for TCP and UDP
 
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -75,15 +78,20 @@ class Lent:
 
     def keep(self, share: Collection[int]) -> dict[Place, socket.socket]:
         """Close, in a worker, the UDP sockets of all slots but those of its *share*."""
-        kept = {}
+        for place, sock in self._datagram_sockets():
+            if place.slot not in share:
+                sock.close()
+        return dict(self.at(share))
+
+    def at(self, share: Collection[int]) -> Iterator[tuple[Place, socket.socket]]:
+        """The UDP sockets of the slots in *share*."""
+        return ((place, sock) for place, sock in self._datagram_sockets() if place.slot in share)
+
+    def _datagram_sockets(self) -> Iterator[tuple[Place, socket.socket]]:
         for name, addresses in self.datagrams.items():
             for number, slots in enumerate(addresses):
                 for slot, sock in enumerate(slots):
-                    if slot in share:
-                        kept[Place(name, number, slot)] = sock
-                    else:
-                        sock.close()
-        return kept
+                    yield Place(name, number, slot), sock
 
 
 class ListeningSockets:
@@ -170,8 +178,8 @@ def _bind_all(
                 if key.address.version == 6 and bound and not _has_ipv6():
                     continue
                 bound[key] = []
-                for _ in range(slots if key.kind == DATAGRAM else 1):
-                    bound[key].append(_bind(key, chosen, dual_stack=listen.url.dual_stack))
+                for slot in range(slots if key.kind == DATAGRAM else 1):
+                    bound[key].append(_bind(key, chosen, slot, dual_stack=listen.url.dual_stack))
                     chosen = chosen or bound[key][0].getsockname()[1]
             # Last, so that who can connect finds the UDP ports there too.
             for key, sockets in bound.items():
@@ -190,7 +198,7 @@ def _bind_all(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _bind(key: Key, port: int, *, dual_stack: bool) -> socket.socket:
+def _bind(key: Key, port: int, slot: int, *, dual_stack: bool) -> socket.socket:
     address, kind = key.address, key.kind
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     sock = socket.socket(family, kind)
@@ -202,15 +210,35 @@ def _bind(key: Key, port: int, *, dual_stack: bool) -> socket.socket:
         else:
             prepare_datagrams(sock)
             # Of one user alone, as the kernel sees to: several sockets, between which it chooses.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # The first must find nobody there, or a second geproxy would share the clients.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, slot > 0)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         sock.setblocking(False)
-        sock.bind((str(address), port))
+        patient = kind == DATAGRAM and key.port
+        _bind_within(sock, (str(address), port), UDP_PATIENCE_SECONDS if patient else 0.0)
+        if kind == DATAGRAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _bind_within(sock: socket.socket, sockaddr: tuple[str, int], seconds: float) -> None:
+    """Bind; wait for a UDP port that workers of a master before us have still.
+
+    They answer the last of their clients by it. A TCP port they give up at once.
+    """
+    give_up = time.monotonic() + seconds
+    while True:
+        try:
+            sock.bind(sockaddr)
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= give_up:
+                raise
+        time.sleep(UDP_LOOK_SECONDS)
 
 
 def _has_ipv6() -> bool:

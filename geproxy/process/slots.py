@@ -11,6 +11,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 
@@ -112,18 +113,18 @@ class Slots:
         for slots, line in self._heirs:
             self._departures.spawn(partial(self._bequeath, slots, line))
         self._heirs.clear()
-        spawn(partial(self._wind_up, for_ever=seconds == float("inf")))
+        spawn(partial(self._wind_up, seconds))
 
-    def _wind_up(self, *, for_ever: bool) -> None:
+    def _wind_up(self, seconds: float) -> None:
         """End those whom nobody takes over, and close the sockets.
 
         A socket that is bound still, and that nobody reads, would get a part of the clients of
         whoever binds the address next.
         """
         self._departures.wait()
-        sleep(LAST_REPLIES_SECONDS)
+        sleep(min(max(seconds / 2, 0.0), LAST_REPLIES_SECONDS))
         for place, mappings in self._mappings.items():
-            if not for_ever:
+            if seconds != float("inf"):
                 mappings.end_all(ShutdownError("the proxy stops"))
             elif place not in self._kept:
                 mappings.end_all(ShutdownError("no worker goes on with this client"))
@@ -147,7 +148,8 @@ class Slots:
     def _inherit(self, line: Line) -> None:
         new: list[Place] = []
         try:
-            line.send(self._fingerprints, [])
+            with suppress(OSError):  # who leaves is dead; the sockets are in the line all the same
+                line.send(self._fingerprints, [])
             while (received := line.receive()) is not None:
                 message, descriptors = received
                 place = Place(*message["place"])

@@ -11,14 +11,13 @@ from geproxy.errors import DeniedError, DropError, GeproxyError
 from geproxy.net.clientport import ClientPort
 from geproxy.net.datagram import TURN, target_of
 from geproxy.net.greenlets import Crew, sleep
+from geproxy.relay.queue import Queue
 from geproxy.seams import DatagramCodec, Datagrams, Outbound, Place, Route
 from geproxy.terms import Address, Endpoint, Filtering
 
 # Chosen here
 FOUND_LIMIT = 1024  # targets whose way is remembered; beyond that all are found anew
 WAITING_NAMES = 64  # names being looked up for one association
-WAITING_DATAGRAMS = 64  # for each of them, and at most so many bytes:
-WAITING_BYTES = 128 * 1024
 
 Decide = Callable[[Endpoint], Route]
 Reply = Callable[[bytes, bytes], None]  # raises DropError
@@ -68,7 +67,7 @@ class Association:
         self.crew = Crew(ended)
         self._ways: dict[str, Datagrams] = {}
         self._found: dict[bytes, tuple[Datagrams | _Denied, Place]] = {}
-        self._waiting: dict[bytes, _Queue] = {}
+        self._waiting: dict[bytes, Queue] = {}
         self.up_datagrams = self.up_bytes = self.down_datagrams = self.down_bytes = 0
         self.dropped: Counter[str] = Counter()
         self.quiet_since = 0.0
@@ -102,7 +101,8 @@ class Association:
             target = target_of(head)
             if not isinstance(target.host, str):
                 route = self._decide(target)
-                if route.outbound.name in self._ways:
+                if route.outbound.name in self._ways or not route.outbound.waits:
+                    self._open(route.outbound)
                     self._arrive(head, route, [data])
                     return
         except GeproxyError as error:
@@ -111,11 +111,11 @@ class Association:
         if len(self._waiting) >= WAITING_NAMES:
             self.drop("limit")
             return
-        self._waiting[head] = queue = _Queue()
+        self._waiting[head] = queue = Queue()
         queue.put(data)
         self.crew.spawn(partial(self._look_up, head, target, queue))
 
-    def _look_up(self, head: bytes, target: Endpoint, queue: _Queue) -> None:
+    def _look_up(self, head: bytes, target: Endpoint, queue: Queue) -> None:
         """Decide, open the way and resolve, in a greenlet of its own; then send what waits."""
         try:
             route = self._decide(target)
@@ -139,6 +139,7 @@ class Association:
     def take(self, name: str, way: Datagrams) -> None:
         """Use *way*, and take from it what comes back."""
         self._ways[name] = way
+        way.on_loss(self._lose_up)
         self.crew.spawn(partial(self._carry_down, way))
 
     def _arrive(self, head: bytes, route: Route, datagrams: list[bytes]) -> None:
@@ -164,7 +165,10 @@ class Association:
         """Take what comes back by *way* to the client, for ever."""
         receive, reply = way.receive, self._reply
         while True:
-            for _ in range(TURN):
+            turn = TURN
+            while turn or way.in_burst:
+                if not way.in_burst:
+                    turn -= 1
                 try:
                     received = receive()
                     if received is None:
@@ -180,6 +184,18 @@ class Association:
             sleep(0)
 
     # -- its life --------------------------------------------------------------------------------
+
+    def _lose_up(self, code: str, size: int) -> None:
+        """Count as dropped what was counted as sent, and which the system did not take."""
+        self.dropped[code] += 1
+        self.up_datagrams -= 1
+        self.up_bytes -= size
+
+    def lose_down(self, code: str, size: int) -> None:
+        """The same on the way to the client."""
+        self.dropped[code] += 1
+        self.down_datagrams -= 1
+        self.down_bytes -= size
 
     def drop(self, code: str) -> None:
         """Count a datagram that goes nowhere."""
@@ -241,7 +257,10 @@ def carry_up(port: ClientPort, codec: DatagramCodec, association: Association) -
     """Take what the client sends to *port* on its way, for ever."""
     receive, read, send = port.receive, codec.read, association.send
     while True:
-        for _ in range(TURN):
+        turn = TURN
+        while turn or port.in_burst:
+            if not port.in_burst:
+                turn -= 1
             try:
                 datagram = receive()
                 if datagram is None:
@@ -254,24 +273,6 @@ def carry_up(port: ClientPort, codec: DatagramCodec, association: Association) -
             if message is not None:
                 send(*message)
         sleep(0)
-
-
-class _Queue:
-    """What waits for one name."""
-
-    __slots__ = ("_bytes", "datagrams")
-
-    def __init__(self) -> None:
-        self.datagrams: list[bytes] = []
-        self._bytes = 0
-
-    def put(self, data: bytes) -> bool:
-        """Keep *data* if there is room."""
-        if len(self.datagrams) >= WAITING_DATAGRAMS or self._bytes + len(data) > WAITING_BYTES:
-            return False
-        self.datagrams.append(data)
-        self._bytes += len(data)
-        return True
 
 
 class _Denied:

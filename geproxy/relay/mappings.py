@@ -48,17 +48,23 @@ class Mappings:
         self._clients = clients
         self._codec = codec
         self._keeper = keeper
+        clients.lost = self._lost
         self._live: dict[Sockaddr, Association] = {}
+        self._parting = 0
         self.dropped: Counter[str] = Counter()  # what belongs to no association
 
     def __len__(self) -> int:
-        return len(self._live)
+        """How many clients there are, those included whose end is being written down."""
+        return len(self._live) + self._parting
 
     def run(self) -> None:
         """Carry what clients send, until something is thrown into this greenlet."""
         receive, read = self._clients.receive, self._codec.read
         while True:
-            for _ in range(TURN):
+            turn = TURN
+            while turn or self._clients.in_burst:
+                if not self._clients.in_burst:
+                    turn -= 1
                 received = receive()
                 if received is None:
                     self._clients.wait_readable()
@@ -87,12 +93,18 @@ class Mappings:
         return association
 
     def _reply(self, source: Sockaddr, head: bytes, data: bytes) -> None:
-        self._clients.send_to(self._codec.write(head, data), source)
+        self._clients.send(self._codec.write(head, data), len(data), source)
+
+    def _lost(self, code: str, size: int, source: Sockaddr | None) -> None:
+        association = self._live.get(source) if source is not None else None
+        if association is not None:
+            association.lose_down(code, size)
 
     def _make_room(self) -> None:
         """End the mapping that has been quiet for longest among the oldest."""
         oldest = list(islice(self._live.items(), CHANCES))
-        source, quietest = min(oldest, key=lambda item: item[1].quiet_since)
+        # A sweep finds many alike: then one that asked once goes before one that asks on.
+        source, quietest = min(oldest, key=lambda item: (item[1].quiet_since, item[1].up_datagrams))
         for other, association in oldest:  # the next look is at others
             if other != source:
                 del self._live[other]
@@ -103,7 +115,14 @@ class Mappings:
         """End a mapping; a second end of it must not meet the one that has its place by then."""
         if self._live.get(source) is association:
             del self._live[source]
-            spawn(partial(self._keeper.part, association, error))
+            self._parting += 1
+            spawn(partial(self._do_part, association, error))
+
+    def _do_part(self, association: Association, error: Exception) -> None:
+        try:
+            self._keeper.part(association, error)
+        finally:
+            self._parting -= 1
 
     def copy_of_socket(self) -> int:
         """Duplicate the descriptor of the listener's socket."""

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,18 +202,17 @@ def test_reloads_under_traffic_change_no_port_and_lose_no_datagram(world: World,
         assert proxy.events("session.end", since) == []
         clients.stop()
         check_nobody_changed(world.there, clients)
-        sealed = [name for name in clients.clients if end == "local" or "sealed" in name]
-        check_held_by_one(proxy, [ports_of(world.there)[name] for name in sealed], world)
+        # Of the sealed ones the target sees the far end's ports.
+        check_held_by_one(proxy, world.there, "direct" if end == "local" else "sealed")
 
 
-def check_held_by_one(proxy: Proxy, ports: Sequence[set[Address]], world: World) -> None:
-    """Each port of a client's is one worker's, and each worker has some of them."""
-    if proxy is world.local:  # of the sealed ones the target sees the far end's ports
-        ports = ports[:CLIENTS]
-    held = [held_ports(pid) for pid in proxy.workers()]
-    wanted = {port for sources in ports for _, port in sources}
-    assert sum(len(wanted & each) for each in held) == len(wanted)
-    assert all(wanted & each for each in held)
+def check_held_by_one(proxy: Proxy, there: DatagramTarget, door: str) -> None:
+    """Each port that a client of *door* has is one worker's, and each worker has some of them."""
+    clients = [sources for name, sources in ports_of(there).items() if name.startswith(door)]
+    ports = {port for sources in clients for _, port in sources}
+    held = [ports & held_ports(pid) for pid in proxy.workers()]
+    assert len(ports) == sum(map(len, held)) == CLIENTS
+    assert all(held)
 
 
 def test_one_worker_fewer_and_one_more_change_no_port_and_lose_no_datagram(world: World) -> None:

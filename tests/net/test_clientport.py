@@ -13,7 +13,13 @@ from geproxy.net.clientport import ClientPort
 from geproxy.net.deadline import Deadline
 from geproxy.terms import Endpoint
 from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS, beside, settle
-from tests.support.datagrams import MAX_PAYLOAD_BYTES, Peer, closed_udp_port, udp_peer
+from tests.support.datagrams import (
+    MAX_PAYLOAD_BYTES,
+    Peer,
+    closed_udp_port,
+    send_nothing_more,
+    udp_peer,
+)
 
 UNKNOWN = Endpoint(IPv4Address(0), 0)
 HOSTS = ["127.0.0.1", "::1"]
@@ -58,7 +64,7 @@ def check_is_locked_to(port: ClientPort, client: Peer, *others: Peer) -> None:
         other.send(b"from another", port.bound)
     client.send(b"from the client", port.bound)
     assert taken(port) == [b"from the client"]
-    port.send(b"for the client")
+    port.send(b"for the client", 14)
     assert client.waiting() == [b"for the client"]
     assert all(other.waiting() == [] for other in others)
 
@@ -79,7 +85,7 @@ def test_a_stranger_does_not_get_it_however_early() -> None:
         stranger.send(b"mine", port.bound)
         assert taken(port) == ["stranger"]
         with pytest.raises(DropError, match="early"):
-            port.send(b"for nobody")
+            port.send(b"for nobody", 10)
         client.send(b"first", port.bound)
         assert taken(port) == [b"first"]
         check_is_locked_to(port, client, stranger)
@@ -119,7 +125,7 @@ def test_the_port_that_was_announced_has_it_from_the_start(host: str, announced:
         with port_for(host, there) as port:
             other.send(b"faster", port.bound)
             assert taken(port) == []
-            port.send(b"unasked")
+            port.send(b"unasked", 7)
             assert client.waiting() == [b"unasked"]
             check_is_locked_to(port, client, other)
 
@@ -148,25 +154,68 @@ def test_what_cannot_be_the_clients_port_binds_nobody(announced: Endpoint) -> No
 def test_before_the_client_is_known_there_is_nobody_to_send_to() -> None:
     with port_for("127.0.0.1") as port:
         with pytest.raises(DropError) as caught:
-            port.send(b"x")
+            port.send(b"x", 1)
         assert caught.value.code == "early"
 
 
 def test_what_is_too_large_is_dropped_for_its_size() -> None:
     with udp_peer() as client, port_for("127.0.0.1", client.endpoint) as port:
         with pytest.raises(DropError) as caught:
-            port.send(bytes(MAX_PAYLOAD_BYTES + 1))
+            port.send(bytes(MAX_PAYLOAD_BYTES + 1), 1)
         assert caught.value.code == "size"
-        port.send(bytes(MAX_PAYLOAD_BYTES))
+        port.send(bytes(MAX_PAYLOAD_BYTES), 1)
         assert client.waiting() == [bytes(MAX_PAYLOAD_BYTES)]
 
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_client_whose_port_is_closed_for_a_while_ends_nothing(host: str) -> None:
     with closed_udp_port(host) as there, port_for(host, there) as port:
+        lost: list[tuple[str, int]] = []
+        port.on_loss(lambda code, size: lost.append((code, size)))
         for _ in range(5):
-            port.send(b"lost")
-            assert taken(port) == []
+            port.send(b"lost", 4)
+            settle()
+            assert taken(port) == lost == []
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_the_system_does_not_take_for_the_client_is_told(host: str) -> None:
+    with udp_peer(host) as client, port_for(host, client.endpoint) as port:
+        lost: list[tuple[str, int]] = []
+        port.on_loss(lambda code, size: lost.append((code, size)))
+        port.send(b"taken", 5)
+        assert (client.waiting(), lost) == ([b"taken"], [])
+        send_nothing_more(port._socket)
+        for size in (7, 8, 9):
+            port.send(b"with its head", size)
+        assert client.waiting() == []
+        assert lost == [("unreachable", size) for size in (7, 8, 9)]
+
+
+def test_bursts_are_taken_apart_and_judged_one_by_one() -> None:
+    with (
+        port_for("127.0.0.1") as port,
+        udp_peer() as client,
+        udp_peer() as second,
+        udp_peer("127.0.0.2") as stranger,
+    ):
+        stranger.send_burst(b"aab", 2, port.bound)
+        client.send_burst(b"ccddeef", 2, port.bound)
+        second.send_burst(b"gghh", 2, port.bound)
+        client.send(b"ii", port.bound)
+        expected: list[tuple[bytes | str, bool]] = [
+            *((("stranger"), more) for more in (True, False)),
+            *((data, data != b"f") for data in (b"cc", b"dd", b"ee", b"f")),
+            *((("stranger"), more) for more in (True, False)),
+            (b"ii", False),
+        ]
+        for what, more in expected:
+            try:
+                found: bytes | str | None = port.receive()
+            except DropError as error:
+                found = error.code
+            assert (found, port.in_burst) == (what, more)
+        assert taken(port) == []
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -175,7 +224,7 @@ def test_it_is_at_the_address_where_the_client_reached_us(host: str) -> None:
         assert port.bound.host == ip_address(host)
         client.send(b"x", port.bound)
         assert taken(port) == [b"x"]
-        port.send(b"y")
+        port.send(b"y", 1)
         assert client.receive() == (b"y", port.bound)
 
 

@@ -24,7 +24,9 @@ def may_raise_hard_limits() -> bool:
     return bool(int(effective, 16) >> CAP_SYS_RESOURCE & 1)
 
 
-def fit(sessions: int, soft: int, hard: int, *, keep_root: bool = False) -> tuple[int, int, int]:
+def fit(
+    sessions: int | str, soft: int, hard: int, *, keep_root: bool = False
+) -> tuple[int, int, int]:
     """Run fit_sessions in a process with these limits; returns its answer and both limits then."""
     code = f"""
     import json, os, resource
@@ -62,8 +64,8 @@ def need(sessions: int) -> int:
         pytest.param(
             100, 64, need(100) - 1, (99, need(100) - 1, need(100) - 1), id="one descriptor short"
         ),
-        pytest.param(10_000, 256, 1024, (480, 1024, 1024), id="sessions shrink to the hard limit"),
-        pytest.param(10_000, 1024, 1024, (480, 1024, 1024), id="nothing can be raised"),
+        pytest.param(10_000, 256, 1024, (448, 1024, 1024), id="sessions shrink to the hard limit"),
+        pytest.param(10_000, 1024, 1024, (448, 1024, 1024), id="nothing can be raised"),
         pytest.param(100, RESERVE, RESERVE, (1, RESERVE, RESERVE), id="never fewer than one"),
         pytest.param(1, 20, 20, (1, 20, 20), id="less than the reserve"),
     ],
@@ -74,6 +76,17 @@ def test_sessions_fit_the_descriptors_that_an_ordinary_user_can_have(
     assert fit(sessions, soft, hard) == expected
 
 
+@pytest.mark.parametrize(
+    ("hard", "raised"),
+    [
+        pytest.param(1024, 1024, id="as far as it goes"),
+        pytest.param(4096, need(100) + 500, id="all"),
+    ],
+)
+def test_what_udp_wants_is_had_where_it_can_be_and_costs_no_session(hard: int, raised: int) -> None:
+    assert fit("100, 500", 256, hard) == (100, min(raised, need(100) + 500), hard)
+
+
 @pytest.mark.skipif(not may_raise_hard_limits(), reason="CAP_SYS_RESOURCE is missing")
 def test_root_raises_the_hard_limit_to_what_is_needed() -> None:
     assert fit(600, 256, 1024, keep_root=True) == (600, need(600), need(600))
@@ -82,4 +95,4 @@ def test_root_raises_the_hard_limit_to_what_is_needed() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="for root")
 def test_what_the_kernel_refuses_even_root_lowers_the_sessions() -> None:
     nr_open = int(Path("/proc/sys/fs/nr_open").read_text())
-    assert fit(nr_open, 256, 1024, keep_root=True) == (480, 1024, 1024)
+    assert fit(nr_open, 256, 1024, keep_root=True) == (448, 1024, 1024)

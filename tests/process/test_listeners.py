@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -378,6 +379,31 @@ def test_a_udp_port_that_is_taken_fails_and_gives_everything_back(
         assert open_descriptors() == before
     reason = os.strerror(errno.EADDRINUSE)
     assert str(caught.value) == f"listen.a.url: cannot listen on 127.0.0.1:{port}: {reason}"
+
+
+def test_a_second_master_does_not_share_a_udp_port(
+    sockets: ListeningSockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geproxy.process.listeners.UDP_PATIENCE_SECONDS", 0.0)
+    (address,) = sockets.open([listen("a", "udp://127.0.0.1:0")], 2).addresses["a"]
+    second = ListeningSockets()
+    with pytest.raises(StartError, match="Address already in use"):
+        second.open([listen("b", f"udp://127.0.0.1:{address.port}")], 2)
+
+
+def test_a_udp_port_that_workers_of_a_dead_master_give_up_in_time_is_had(
+    sockets: ListeningSockets,
+) -> None:
+    (address,) = sockets.open([listen("a", "udp://127.0.0.1:0")], 2).addresses["a"]
+    leaving = threading.Timer(0.3, sockets.close_others, [[]])
+    leaving.start()
+    second = ListeningSockets()
+    try:
+        lent = second.open([listen("b", f"udp://127.0.0.1:{address.port}")], 2)
+        assert lent.addresses["b"] == [address]
+    finally:
+        leaving.join()
+        second.close_others([])
 
 
 def test_udp_that_is_no_longer_named_is_closed(sockets: ListeningSockets) -> None:

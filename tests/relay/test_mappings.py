@@ -21,7 +21,7 @@ from geproxy.terms import Endpoint, Filtering
 from geproxy.wire.address import encode_address
 from tests.support.associations import Around
 from tests.support.conformance import HARD_SECONDS, settle, until
-from tests.support.datagrams import Peer, udp_peer
+from tests.support.datagrams import Peer, send_nothing_more, udp_peer
 
 LOOPBACK = IPv4Address("127.0.0.1")
 
@@ -217,8 +217,9 @@ def test_all_can_be_ended_for_one_reason(listener: Listener) -> None:
         listener.meets(other)
         why: GeproxyError = ShutdownError("the proxy stops")
         listener.mappings.end_all(why)
-        assert len(listener.mappings) == 0
+        assert len(listener.mappings) == 2, "until all of them is written down"
         until(lambda: len(listener.parted) == 2)
+        assert len(listener.mappings) == 0
         assert dict(listener.parted) == {one.endpoint: why, other.endpoint: why}
 
 
@@ -274,3 +275,69 @@ def test_a_client_that_the_other_worker_denies_stops_none_of_the_others(target: 
         assert [there.meets(one), there.meets(other)] == [ports[0], ports[2]]
     here.close()
     there.close()
+
+
+# -- what travels together, and what is lost -----------------------------------------------------
+
+
+def test_bursts_of_several_clients_go_to_their_own_mappings(
+    listener: Listener, target: Peer
+) -> None:
+    with udp_peer() as one, udp_peer() as other:
+        ports = [listener.meets(one), listener.meets(other)]
+        for first in range(10):
+            one.send_burst(
+                b"".join(b">1%03d" % (3 * first + n) for n in range(3)), 5, listener.where
+            )
+            other.send_burst(
+                b"".join(b">2%03d" % (2 * first + n) for n in range(2)), 5, listener.where
+            )
+        found = [target.receive() for _ in range(50)]
+        assert [data for data, port in found if port == ports[0]] == [
+            b"1%03d" % n for n in range(30)
+        ]
+        assert [data for data, port in found if port == ports[1]] == [
+            b"2%03d" % n for n in range(20)
+        ]
+        for number in range(30):
+            target.send(b"%03d" % number, ports[number % 2])
+        for who, client in enumerate((one, other)):
+            expected = [b"<%03d" % number for number in range(who, 30, 2)]
+            assert [client.receive() for _ in expected] == [
+                (data, listener.where) for data in expected
+            ]
+        counts = {who: association.counts() for association, who in listener.of.items()}
+        assert counts == {
+            one.endpoint: (31, 8 + 120, 15, 45, {}),
+            other.endpoint: (21, 8 + 80, 15, 45, {}),
+        }
+
+
+def test_an_answer_that_the_system_did_not_take_is_its_own_clients_loss(
+    listener: Listener, target: Peer
+) -> None:
+    with udp_peer() as one, udp_peer() as other:
+        first, second = listener.meets(one), listener.meets(other)
+        target.send(b"taken", second)
+        assert other.receive()[0] == b"<taken"
+        send_nothing_more(listener.mappings._clients)
+        target.send_burst(b"aaaabb", 4, first)
+        target.send(b"ccc", second)
+        of = {who: association for association, who in listener.of.items()}
+        until(lambda: of[other.endpoint].dropped and of[one.endpoint].dropped["unreachable"] == 2)
+        assert of[one.endpoint].counts() == (1, 8, 0, 0, {"unreachable": 2})
+        assert of[other.endpoint].counts() == (1, 8, 1, 5, {"unreachable": 1})
+        assert one.waiting() == other.waiting() == []
+
+
+def test_the_loss_of_a_client_that_is_no_more_is_nobodys(listener: Listener) -> None:
+    with udp_peer() as client:
+        listener.meets(client)
+        (association,) = listener.of
+        send_nothing_more(listener.mappings._clients)
+        place = client.endpoint.sockaddr
+        listener.mappings._clients.send(b"<late", 4, place)
+        association.ended(LimitError("enough"))
+        until(lambda: listener.parted)
+        assert association.counts() == (1, 8, 0, 0, {})
+        listener.meets(client)
