@@ -3,7 +3,7 @@
 Usage: python -m benchmarks [--quick | --streams] [--only PATTERN] [--rounds N]
                             [--seconds S] [--workers N] [--output FOLDER]
        python -m benchmarks --list
-       python -m benchmarks --show FILE
+       python -m benchmarks (--show | --markdown) FILE
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, network, plot, report
+from benchmarks import machine, markdown, network, plot, report
 from benchmarks.load import Held, LoadError, compile_into
 from benchmarks.plan import Plan, Row, chosen, cores, most_connections
 from benchmarks.rounds import measure_rows
@@ -39,6 +39,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=RESULTS)
     parser.add_argument("--list", action="store_true", help="the names of the rows")
     parser.add_argument("--show", metavar="FILE", type=Path, help="the tables of an earlier run")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="README's table of one")
     return parser.parse_args()
 
 
@@ -81,6 +82,9 @@ def main() -> int:
     arguments = _arguments()
     if arguments.show:
         print(report.text(report.read(arguments.show)))
+        return 0
+    if arguments.markdown:
+        print(markdown.table(report.read(arguments.markdown)))
         return 0
     rows = _rows(arguments)
     if arguments.list:

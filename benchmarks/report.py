@@ -98,7 +98,7 @@ def _table(name: str, row: Json) -> str:
     lines[0] += [f"geproxy's {HEADINGS[metric]}" for metric in compared]
     failures: list[str] = []
     for label, entry in row.items():
-        cells = [_number(entry["median"].get(metric)) for metric in metrics]
+        cells = [number(entry["median"].get(metric)) for metric in metrics]
         cells += [_times(entry["geproxy_ratio"].get(metric)) for metric in compared]
         lines.append([label, *cells])
         failures += _failures(label, entry)
@@ -134,7 +134,7 @@ def _goal_table(verdicts: Sequence[Json]) -> str:
                 verdict["row"],
                 HEADINGS[verdict["metric"]],
                 verdict["best"] or "itself",
-                _number(verdict["ratio"]),
+                number(verdict["ratio"]),
                 f"{sense} {verdict['must']:g}",
                 "met" if verdict["must_met"] else "MISSED",
                 f"{sense} {verdict['aim']:g}",
@@ -155,7 +155,8 @@ def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Write a figure with three digits that mean something."""
     if value is None:
         return "-"
     if value >= 100:
