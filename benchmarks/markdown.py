@@ -27,7 +27,7 @@ CEILING = "direct"  # the load generator without a proxy
 def table(results: Json) -> str:
     """Write the medians of ROWS: geproxy's, and each peer's with geproxy's ratio to it."""
     lines = [
-        "| what | figure | geproxy | peers (geproxy's figure is … × theirs) |",
+        "| what | figure | geproxy | peers (and how many times theirs geproxy's is) |",
         "|---|---|---|---|",
     ]
     for name, words in ROWS.items():

@@ -170,6 +170,7 @@ def associate(request: Request, subject: Subject, record: Record, site: Site) ->
             try:
                 site.associations.end(association)
             finally:
+                port.flush()
                 record.relayed(association)
 
 

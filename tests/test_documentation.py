@@ -48,8 +48,9 @@ from geproxy.process.remote import STOP_EXTRA_SECONDS
 from geproxy.process.salts import DATAGRAM_SALTS, SALTS
 from geproxy.process.start import DAEMON_PIDFILE, UMASK
 from geproxy.relay.associations import FORGET_SECONDS
-from geproxy.relay.datagram import WAITING_BYTES, WAITING_DATAGRAMS, WAITING_NAMES, Association
+from geproxy.relay.datagram import WAITING_NAMES, Association
 from geproxy.relay.mappings import CHANCES, MAPPINGS
+from geproxy.relay.queue import WAITING_BYTES, WAITING_DATAGRAMS
 from geproxy.seams import Route
 from geproxy.session import report
 from geproxy.site import PEER_SALTS

@@ -14,11 +14,13 @@ import gevent
 import gevent.socket
 import pytest
 
+from geproxy import session
 from geproxy.config.load import from_urls
 from geproxy.config.settings import Limits, Settings
 from geproxy.datagram_session import serve_datagrams
 from geproxy.errors import DeniedError, ShutdownError
 from geproxy.inbound.tunnel import TunnelDatagrams
+from geproxy.net.clientport import ClientPort
 from geproxy.net.datagram import open_towards_clients
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import interrupt
@@ -33,7 +35,7 @@ from geproxy.site import Site
 from geproxy.terms import Endpoint, Filtering, Offer
 from geproxy.wire.address import encode_address
 from tests.support.conformance import HARD_SECONDS, settle, until
-from tests.support.datagrams import Peer, udp_peer
+from tests.support.datagrams import Peer, send_nothing_more, udp_peer
 
 GREETING = b"\x05\x01\x00"
 BIND, UDP_ASSOCIATE = 2, 3
@@ -309,6 +311,33 @@ def test_a_target_that_is_denied_is_counted_and_ends_nothing(
     assert target.waiting() == []
     line = house.line()
     assert (line["code"], line["dropped"], line["up_datagrams"]) == ("ok", "denied:3", 0)
+
+
+def test_what_the_system_did_not_take_for_the_client_is_in_its_line(
+    house: House, target: Peer, client: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports: list[ClientPort] = []
+
+    class KnownPort(ClientPort):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            ports.append(self)
+
+    monkeypatch.setattr(session, "ClientPort", KnownPort)
+    control = house.serve(request(UDP_ASSOCIATE))
+    bound = control.granted()
+    client.send(wrapped(target.endpoint, b"question"), bound)
+    _, source = target.receive()
+    target.send(b"taken", source)
+    assert client.receive()[0] == wrapped(target.endpoint, b"taken")
+    send_nothing_more(ports[0]._socket)
+    target.send_burst(b"aaaabb", 4, source)
+    until(lambda: house.site.associations.totals().dropped == 2)
+    control.leave()
+    line = house.line()
+    assert (line["down_datagrams"], line["down"]) == (1, 5)
+    assert (line["up_datagrams"], line["up"]) == (1, 8)
+    assert line["dropped"] == "unreachable:2"
 
 
 def test_one_that_is_quiet_for_too_long_ends_as_idle(house: House) -> None:

@@ -73,6 +73,10 @@ class ClientPort:
             raise DropError("early")
         self._socket.send(data, size)
 
+    def flush(self) -> None:
+        """Send what waits to be sent, so that what is lost of it is known."""
+        self._socket.flush()
+
     def wait_readable(self) -> None:
         """Return once there may be something to receive."""
         self._socket.wait_readable()

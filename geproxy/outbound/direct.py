@@ -129,6 +129,7 @@ class DirectDatagrams:
 
     def duplicate(self) -> tuple[int, list[Any]]:
         """See seams.Datagrams."""
+        self._socket.flush()  # before the counts go with it
         return self._socket.duplicate(), list(self._reached)[-HANDED_OVER:]
 
     def close(self) -> None:

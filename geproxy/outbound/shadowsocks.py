@@ -165,6 +165,7 @@ class SealedDatagrams:
 
     def duplicate(self) -> tuple[int, list[Any]]:
         """See seams.Datagrams."""
+        self._socket.flush()  # before the counts go with it
         known = list(self._reached)[-HANDED_OVER:]
         return self._socket.duplicate(), [key.hex() for key in known]
 

@@ -140,6 +140,39 @@ def test_a_target_that_is_closed_costs_the_others_nothing(host: str) -> None:
             assert taken(way) == [from_(peer, b"answer")]
 
 
+@EVERY_FILTERING
+def test_what_the_system_did_not_take_is_told_with_its_size(filtering: Filtering) -> None:
+    with way_out(filtering) as way, udp_peer() as peer:
+        lost: list[tuple[str, int]] = []
+        way.on_loss(lambda code, size: lost.append((code, size)))
+        broadcast = Endpoint(IPv4Address("255.255.255.255"), 9)
+        for data in (b"1", b"22", b"22"):
+            send(way, data, broadcast)
+        send(way, b"taken", peer.endpoint)
+        assert (peer.receive()[0], lost) == (
+            b"taken",
+            [("unreachable", 1), ("unreachable", 2), ("unreachable", 2)],
+        )
+
+
+@EVERY_FILTERING
+def test_a_burst_of_answers_is_taken_one_by_one(filtering: Filtering) -> None:
+    with way_out(filtering) as way, udp_peer() as peer:
+        peer.send_burst(b"aabbc", 2, ours(way, peer))
+        for data in (b"aa", b"bb", b"c"):
+            assert way.receive() == from_(peer, data)
+            assert way.in_burst == (data != b"c")
+        assert taken(way) == []
+
+
+def test_every_datagram_of_a_strangers_burst_is_dropped() -> None:
+    with way_out(Filtering.PORT) as way, udp_peer() as peer, udp_peer() as stranger:
+        source = ours(way, peer)
+        stranger.send_burst(b"aabbc", 2, source)
+        peer.send(b"answer", source)
+        assert taken(way) == [*["filtered"] * 3, from_(peer, b"answer")]
+
+
 def test_a_wait_ends_with_an_answer() -> None:
     with way_out() as way, udp_peer() as peer:
         source = ours(way, peer)

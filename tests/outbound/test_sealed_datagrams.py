@@ -30,7 +30,7 @@ from geproxy.outbound.shadowsocks import ROLE, SealedDatagrams, ShadowsocksOutbo
 from geproxy.state.memory import ProcessMemory
 from geproxy.terms import AS_WE_ARE, Address, Command, Endpoint, Filtering
 from tests.support.conformance import HARD_SECONDS, beside, settle
-from tests.support.datagrams import MAX_PAYLOAD_BYTES, Peer, udp_peer
+from tests.support.datagrams import MAX_PAYLOAD_BYTES, Peer, send_nothing_more, udp_peer
 from tests.support.memory import memory_pair
 from tests.support.shadowsocks_twin import Key, address, opened_datagram, sealed_datagram
 
@@ -169,6 +169,38 @@ def test_nothing_there_is_none_and_a_wait_ends_with_a_datagram() -> None:
             assert not receiving.dead
             way.peer.send(sealed_datagram(way.key, SOURCE + b"x"), ours)
         assert receiving.value == (SOURCE, b"x")
+
+
+@EVERY_METHOD
+def test_a_burst_of_the_peers_is_opened_one_by_one(method: Method) -> None:
+    with way_through(method) as way:
+        sealed = [sealed_datagram(way.key, SOURCE + data) for data in (b"one", b"two", b"3")]
+        way.peer.send_burst(b"".join(sealed), len(sealed[0]), way.ours())
+        for data in (b"one", b"two", b"3"):
+            assert way.datagrams.receive() == (SOURCE, data)
+            assert way.datagrams.in_burst == (data != b"3")
+        assert way.datagrams.receive() is None
+
+
+@EVERY_METHOD
+def test_what_is_sent_in_a_row_can_be_opened_one_by_one(method: Method) -> None:
+    with way_through(method) as way:
+        for number in range(100):
+            way.datagrams.send(HEAD, b"%03d" % number, None)
+        opened = [opened_datagram(way.key, sealed) for sealed in way.peer.waiting()]
+        assert opened == [HEAD + b"%03d" % number for number in range(100)]
+
+
+def test_what_the_system_did_not_take_is_told_with_the_size_of_its_data() -> None:
+    with way_through() as way:
+        lost: list[tuple[str, int]] = []
+        way.datagrams.on_loss(lambda code, size: lost.append((code, size)))
+        assert way.send(b"taken")
+        send_nothing_more(way.datagrams._socket)
+        for data in (b"", b"1", b"22", b"22"):
+            way.datagrams.send(HEAD, data, None)
+        assert way.peer.waiting() == []
+        assert lost == [("unreachable", size) for size in (0, 1, 2, 2)]
 
 
 def test_nobody_but_the_peer_is_heard() -> None:

@@ -10,11 +10,13 @@ import pytest
 from geproxy.errors import DropError, ProtocolError, ShutdownError
 from geproxy.inbound.socks5 import Socks5Datagrams
 from geproxy.net.clientport import ClientPort
+from geproxy.net.datagram import MAX_SEGMENTS
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import interrupt
 from geproxy.outbound.direct import DirectDatagrams
 from geproxy.relay import datagram
-from geproxy.relay.datagram import WAITING_BYTES, WAITING_DATAGRAMS, WAITING_NAMES, carry_up
+from geproxy.relay.datagram import WAITING_NAMES, carry_up
+from geproxy.relay.queue import WAITING_BYTES, WAITING_DATAGRAMS
 from geproxy.terms import Endpoint, Filtering
 from geproxy.wire.address import encode_address
 from tests.support.associations import Around, association
@@ -22,6 +24,17 @@ from tests.support.conformance import HARD_SECONDS, beside, settle, until
 from tests.support.datagrams import MAX_PAYLOAD_BYTES, udp_peer
 
 LOOPBACK = IPv4Address("127.0.0.1")
+WAITS = pytest.mark.parametrize("waits", [False, True], ids=["opened at once", "in its own time"])
+
+
+class Nothing:
+    """A codec for which all of it is wrong."""
+
+    def read(self, data: bytes) -> tuple[bytes, bytes]:
+        raise ProtocolError("nothing")
+
+    def write(self, head: bytes, data: bytes) -> bytes:
+        raise ProtocolError("nothing")
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +95,18 @@ def test_to_find_the_way_once_is_enough() -> None:
         assert around.asked == ["target.example"]
 
 
-def test_what_is_sent_before_the_way_stands_leaves_in_order() -> None:
+def test_where_nothing_has_to_be_waited_for_the_first_datagram_leaves_at_once() -> None:
     with association() as around, udp_peer() as target:
+        around.send(target.endpoint)
+        assert around.association.up_datagrams == 1
+        assert len(around.association.crew) == 1, "what carries the answers, and no look-up"
+        assert target.receive()[0] == b"x"
+
+
+@WAITS
+def test_what_is_sent_before_the_way_stands_leaves_in_order(waits: bool) -> None:
+    with association() as around, udp_peer() as target:
+        around.direct.waits = waits
         sent = [bytes((number,)) for number in range(20)]
         for data in sent:
             around.send(target.endpoint, data)
@@ -91,8 +114,10 @@ def test_what_is_sent_before_the_way_stands_leaves_in_order() -> None:
         assert around.association.up_datagrams == 20
 
 
-def test_many_targets_at_once_open_one_way() -> None:
+@WAITS
+def test_many_targets_at_once_open_one_way(waits: bool) -> None:
     with association() as around, udp_peer() as target:
+        around.direct.waits = waits
         before = len(os.listdir("/proc/self/fd"))
         for number in range(2, 60):
             around.send(Endpoint(ip_address(f"127.0.0.{number}"), target.endpoint.port))
@@ -346,6 +371,7 @@ def test_the_end_does_not_wait_for_a_name_that_hangs() -> None:
 def test_it_can_end_before_the_way_to_its_first_target_is_looked_for() -> None:
     """A client that leaves right after its first datagram."""
     around = Around()
+    around.direct.waits = True
     with udp_peer() as target:
         around.send(target.endpoint)
         around.association.close()
@@ -418,6 +444,7 @@ def test_another_worker_goes_on_with_its_ways_and_its_counts() -> None:
 
 def test_a_way_that_another_look_up_opened_first_is_used() -> None:
     with association() as around, udp_peer() as target:
+        around.direct.waits = True
         opened: list[DirectDatagrams] = []
         associate = around.direct.associate
 
@@ -433,6 +460,93 @@ def test_a_way_that_another_look_up_opened_first_is_used() -> None:
         until(lambda: around.association.up_datagrams == 3)
         assert len(opened) == 3
         assert len(os.listdir("/proc/self/fd")) == before + 1
+
+
+# -- what the system does not take ---------------------------------------------------------------
+
+BROADCAST = Endpoint(IPv4Address("255.255.255.255"), 9)  # nobody has asked the system for it
+
+
+def test_what_the_system_did_not_take_is_dropped_and_was_not_sent() -> None:
+    with association() as around, udp_peer() as target:
+        around.send(target.endpoint, b"taken")
+        for data in (b"123", b"123", b"1234"):
+            around.send(BROADCAST, data)
+        around.send(target.endpoint, b"taken too")
+        around.wait_for_drops(unreachable=3)
+        assert target.waiting() == [b"taken", b"taken too"]
+        assert around.association.counts() == (2, 14, 0, 0, {"unreachable": 3})
+        around.send(BROADCAST, b"12345")
+        assert around.association.counts() == (3, 19, 0, 0, {"unreachable": 3}), "not known yet"
+        settle()
+        assert around.association.counts() == (2, 14, 0, 0, {"unreachable": 4})
+        assert around.ended == []
+
+
+def test_what_the_system_did_not_take_is_no_movement() -> None:
+    with association() as around:
+        around.send(BROADCAST)
+        around.wait_for_drops(unreachable=1)
+        around.association.moved()
+        around.send(BROADCAST)
+        around.wait_for_drops(unreachable=2)
+        assert not around.association.moved()
+
+
+def test_what_is_lost_in_the_end_is_counted() -> None:
+    """What waits is sent before the ports close."""
+    around = Around()
+    around.send(BROADCAST, b"123")
+    around.wait_for_drops(unreachable=1)
+    around.send(BROADCAST, b"123")
+    around.association.close()
+    assert around.association.counts() == (0, 0, 0, 0, {"unreachable": 2})
+
+
+def test_what_waits_in_the_end_is_sent() -> None:
+    around = Around()
+    with udp_peer() as target:
+        around.send(target.endpoint, b"first")
+        assert target.receive()[0] == b"first"
+        around.send(target.endpoint, b"last")
+        around.association.close()
+        assert target.waiting() == [b"last"]
+
+
+def test_a_way_that_was_adopted_tells_its_losses_too() -> None:
+    with association() as here, association() as there, udp_peer() as target:
+        here.send(target.endpoint, b"question")
+        target.receive()
+        ((name, known),), (descriptor,) = here.association.duplicate()
+        here.association.close()
+        there.association.take(name, there.direct.adopt(descriptor, known, Filtering.NONE))
+        there.send(BROADCAST, b"123")
+        there.wait_for_drops(unreachable=1)
+        assert there.association.counts() == (0, 0, 0, 0, {"unreachable": 1})
+
+
+def test_a_loss_on_the_way_to_the_client_was_not_sent() -> None:
+    with association() as around, udp_peer() as target:
+        around.send(target.endpoint)
+        target.send_burst(b"aaaabb", 4, target.receive()[1])
+        around.wait_for_replies(2)
+        around.association.lose_down("full", 4)
+        assert around.association.counts() == (1, 1, 1, 2, {"full": 1})
+
+
+def test_bursts_of_answers_reach_the_client_one_by_one() -> None:
+    with association() as around, udp_peer() as target:
+        around.send(target.endpoint)
+        _, source = target.receive()
+        target.send_burst(b"aabbc", 2, source)
+        target.send(b"", source)
+        target.send_burst(b"ddee", 2, source)
+        around.wait_for_replies(6)
+        head = encode_address(target.endpoint)
+        expected = [b"aa", b"bb", b"c", b"", b"dd", b"ee"]
+        assert around.replies == [(head, data) for data in expected]
+        one = around.association
+        assert (one.down_datagrams, one.down_bytes) == (6, 9)
 
 
 # -- from a client's port ------------------------------------------------------------------------
@@ -464,17 +578,35 @@ def test_a_client_that_floods_leaves_others_their_turn() -> None:
     class Flood:
         """A port on which more comes than anybody can read."""
 
+        in_burst = False
+
         def receive(self) -> bytes:
             return b""
-
-    class Nothing:
-        """A codec for which all of it is wrong."""
-
-        def read(self, data: bytes) -> None:
-            raise ProtocolError("nothing")
 
     with association() as around:
         pump = gevent.spawn(carry_up, Flood(), Nothing(), around.association)
         settle()
         pump.kill()
         assert around.association.dropped["protocol"] > datagram.TURN
+
+
+def test_the_turn_of_a_client_that_floods_is_counted_in_bursts() -> None:
+    """A burst is one call of the kernel, and is taken whole before others have their turn."""
+    port = ClientPort(LOOPBACK, None, LOOPBACK, Endpoint(LOOPBACK, 0))
+    turn = datagram.TURN
+    with association() as around, udp_peer() as client:
+        dropped = around.association.dropped
+        for _ in range(turn):
+            client.send_burst(bytes(MAX_SEGMENTS), 1, port.bound)
+        for _ in range(turn):
+            client.send(b"", port.bound)
+        client.send_burst(bytes(3), 1, port.bound)
+        seen = []
+        with beside(lambda: carry_up(port, Nothing(), around.association)) as (pump,):
+            while not seen or seen[-1] != dropped["protocol"]:
+                seen.append(dropped["protocol"])
+                gevent.sleep(0)
+            pump.kill()
+        bursts = turn * MAX_SEGMENTS
+        assert [count for count in seen if count] == [bursts, bursts + turn, bursts + turn + 3]
+    port.close()
