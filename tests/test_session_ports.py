@@ -21,11 +21,11 @@ from geproxy.datagram_session import serve_datagrams
 from geproxy.errors import DeniedError, ShutdownError
 from geproxy.inbound.tunnel import TunnelDatagrams
 from geproxy.net.clientport import ClientPort
-from geproxy.net.datagram import open_towards_clients
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import interrupt
 from geproxy.net.sockopt import reset_on_close
 from geproxy.net.stream import SocketStream
+from geproxy.net.udp import open_towards_clients
 from geproxy.observe.line import Lines
 from geproxy.observe.log import Log
 from geproxy.observe.sink import Sink

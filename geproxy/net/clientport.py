@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from geproxy.errors import DropError
-from geproxy.net.datagram import Sockaddr, open_towards_clients
+from geproxy.net.datagram import Sockaddr
+from geproxy.net.udp import open_towards_clients
 from geproxy.terms import Address, Endpoint, plain_address
 
 

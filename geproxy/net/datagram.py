@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import socket
 import sys
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from gevent import get_hub
 
-from geproxy.errors import DropError, ProtocolError
-from geproxy.net.dial import dial_error
-from geproxy.net.ports import bind_in
-from geproxy.net.sockopt import prepare_datagrams
+from geproxy.errors import DropError
 from geproxy.net.stream import READ
-from geproxy.terms import Address, Endpoint
-from geproxy.wire.address import decode_address
+from geproxy.terms import Endpoint
 
 if TYPE_CHECKING:
     from gevent._types import _IoWatcher as Watcher
@@ -33,7 +27,6 @@ ANCILLARY = socket.CMSG_SPACE(4)  # the size of a burst's datagrams
 
 # Chosen here
 TURN = 32  # datagrams, or bursts, in a row from one socket; then others have their turn
-SPARE_DESCRIPTORS = 32  # that no UDP port takes
 QUEUE_LIMIT = 256  # datagrams that wait for the end of the turn, and at most so many bytes:
 QUEUE_BYTES = 1 << 20
 
@@ -54,8 +47,6 @@ _TOGETHER_NEVER = frozenset({errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.ENOP
 
 Sockaddr = tuple[str, int] | tuple[str, int, int, int]
 Outgoing = tuple[bytes, Sockaddr | None, int]
-
-_ANYWHERE = Endpoint(IPv4Address(0), 0)
 
 
 class DatagramSocket:
@@ -233,81 +224,3 @@ class DatagramSocket:
 
 def _forget(code: str, size: int, place: Sockaddr | None) -> None:
     """Hear of a loss that nobody counts."""
-
-
-def target_of(head: bytes) -> Endpoint:
-    """Read the block ATYP ADDR PORT. Raises ProtocolError for an impossible one."""
-    found = decode_address(head, 0)
-    if found is None:
-        raise ProtocolError("an address that is cut off")
-    return found[0]
-
-
-def adopted(descriptor: int) -> DatagramSocket:
-    """Take a socket over that was duplicate()d in another process."""
-    return DatagramSocket(socket.socket(fileno=descriptor))
-
-
-def open_towards_clients(address: Address, ports: range | None) -> DatagramSocket:
-    """Bind a port of *ports* at one address of ours. Raises DialError.
-
-    Never SO_REUSEADDR: another user of this host could then bind the port too and receive what is
-    sent to it.
-    """
-    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    try:
-        sock = _make(family)
-    except OSError as error:
-        raise dial_error(error.errno or 0, Endpoint(address, 0)) from error
-    # A link-local address is only half of one without its interface, which nobody told us.
-    link_local = isinstance(address, IPv6Address) and address.is_link_local
-    try:
-        bind_in(sock, "::" if link_local else str(address), ports)
-    except OSError as error:
-        sock.close()
-        raise dial_error(error.errno or 0, Endpoint(address, 0)) from error
-    return DatagramSocket(sock)
-
-
-def open_outwards() -> DatagramSocket:
-    """Open a port for targets of either family, as one socket where there is IPv6 at all.
-
-    The first send binds it, as with any client's. Raises DialError.
-    """
-    try:
-        try:
-            sock = _make(socket.AF_INET6)
-        except OSError as error:
-            if error.errno != errno.EAFNOSUPPORT:
-                raise
-            sock = _make(socket.AF_INET)
-    except OSError as error:
-        raise dial_error(error.errno or 0, _ANYWHERE) from error
-    return DatagramSocket(sock)
-
-
-def open_towards(peer: Endpoint) -> DatagramSocket:
-    """Bind a port that nobody but *peer*, an address, can reach. Raises DialError."""
-    try:
-        sock = _make(socket.AF_INET6 if isinstance(peer.host, IPv6Address) else socket.AF_INET)
-        try:
-            sock.connect(peer.sockaddr)
-        except OSError:
-            sock.close()
-            raise
-    except OSError as error:
-        raise dial_error(error.errno or 0, peer) from error
-    return DatagramSocket(sock)
-
-
-def _make(family: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    # The kernel gives the lowest number that is free. A flood of datagrams shall leave some to
-    # those who connect, and to the master's messages.
-    if sock.fileno() >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS:
-        sock.close()
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    if family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    prepare_datagrams(sock)
-    return sock

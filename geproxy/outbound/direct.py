@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from geproxy.errors import DropError
-from geproxy.net.datagram import DatagramSocket, Sockaddr, adopted, open_outwards
+from geproxy.net.datagram import DatagramSocket, Sockaddr
 from geproxy.net.dialer import Dialer
 from geproxy.net.peerport import PeerPort, address_towards
 from geproxy.net.stream import SocketStream
+from geproxy.net.udp import adopted, open_outwards
 from geproxy.seams import Permit, Place, Request
 from geproxy.terms import Address, Endpoint, Filtering, Offer
 from geproxy.wire.address import encode_address

@@ -9,11 +9,12 @@ from typing import Any, NoReturn
 from geproxy.crypto.salts import SaltMaker
 from geproxy.crypto.secret import Secret
 from geproxy.errors import CommandError, DropError, ReplayError
-from geproxy.net.datagram import DatagramSocket, adopted, open_towards
+from geproxy.net.datagram import DatagramSocket
 from geproxy.net.dialer import Dialer
 from geproxy.net.forward import BufferPool
 from geproxy.net.resolver import literal
 from geproxy.net.sealed import SealedStream
+from geproxy.net.udp import adopted, open_towards
 from geproxy.seams import Permit, Place, Request, Store
 from geproxy.terms import Address, Endpoint, Filtering, Offer
 from geproxy.wire.address import PORT_BYTES, AddressType, split_address

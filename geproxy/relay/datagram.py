@@ -9,8 +9,9 @@ from typing import Any
 
 from geproxy.errors import DeniedError, DropError, GeproxyError
 from geproxy.net.clientport import ClientPort
-from geproxy.net.datagram import TURN, target_of
+from geproxy.net.datagram import TURN
 from geproxy.net.greenlets import Crew, sleep
+from geproxy.net.udp import target_of
 from geproxy.relay.queue import Queue
 from geproxy.seams import DatagramCodec, Datagrams, Outbound, Place, Route
 from geproxy.terms import Address, Endpoint, Filtering

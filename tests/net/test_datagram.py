@@ -14,19 +14,10 @@ from itertools import cycle
 import pytest
 
 from geproxy.errors import DeadlineError, DialError, DropError, ProtocolError
-from geproxy.net import datagram
-from geproxy.net.datagram import (
-    MAX_SEGMENTS,
-    QUEUE_LIMIT,
-    DatagramSocket,
-    Sockaddr,
-    adopted,
-    open_outwards,
-    open_towards,
-    open_towards_clients,
-    target_of,
-)
+from geproxy.net import udp
+from geproxy.net.datagram import MAX_SEGMENTS, QUEUE_LIMIT, DatagramSocket, Sockaddr
 from geproxy.net.deadline import Deadline
+from geproxy.net.udp import adopted, open_outwards, open_towards, open_towards_clients, target_of
 from geproxy.terms import Endpoint
 from geproxy.wire.address import encode_address
 from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS, beside, noise, settle
@@ -601,14 +592,14 @@ def test_one_socket_reaches_both_families_from_one_port() -> None:
 def test_where_the_kernel_has_no_ipv6_there_is_a_socket_of_ipv4(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    make = datagram._make
+    make = udp._make
 
     def without_ipv6(family: int) -> socket.socket:
         if family == socket.AF_INET6:
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
         return make(family)
 
-    monkeypatch.setattr(datagram, "_make", without_ipv6)
+    monkeypatch.setattr(udp, "_make", without_ipv6)
     with outwards() as sock, udp_peer() as peer:
         send_to(sock, b"x", peer.endpoint)
         assert peer.waiting() == [b"x"]
@@ -688,7 +679,7 @@ def test_where_there_is_no_descriptor_left_it_is_a_limit(monkeypatch: pytest.Mon
     def full(family: int) -> socket.socket:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(datagram, "_make", full)
+    monkeypatch.setattr(udp, "_make", full)
     for attempt in (
         open_outwards,
         lambda: open_towards(Endpoint(LOOPBACK, 9)),

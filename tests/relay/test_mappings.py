@@ -10,9 +10,9 @@ import gevent
 import pytest
 
 from geproxy.errors import DeniedError, GeproxyError, LimitError, ProtocolError, ShutdownError
-from geproxy.net.datagram import open_towards_clients
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import interrupt
+from geproxy.net.udp import open_towards_clients
 from geproxy.relay import mappings as module
 from geproxy.relay.datagram import Association, Ended, Reply
 from geproxy.relay.mappings import CHANCES, Mappings
