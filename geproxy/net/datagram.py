@@ -58,16 +58,14 @@ class DatagramSocket:
     """
 
     __slots__ = (
-        *(
-            "_arrived",
-            "_longest",
-            "_queue",
-            "_queue_bytes",
-            "_reader",
-            "_socket",
-            "_source",
-            "lost",
-        ),
+        "_arrived",
+        "_longest",
+        "_queue",
+        "_queue_bytes",
+        "_reader",
+        "_socket",
+        "_source",
+        "lost",
     )
 
     def __init__(self, sock: socket.socket) -> None:

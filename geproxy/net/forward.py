@@ -12,10 +12,12 @@ from geproxy.streams import Stream
 from geproxy.wire.shadowsocks import MAX_CHUNK_BYTES, MAX_SEALED_CHUNK_BYTES
 
 # Chosen here
-CHUNKS = 4
-READ_BYTES = CHUNKS * MAX_CHUNK_BYTES  # 64 KiB, in whole chunks where they are to be sealed
+# With a buffer of what was opened, one of what was sealed and the beginning of a chunk, each
+# direction whose reader has stopped holds 112 KiB; with 4 chunks it would be 144.
+CHUNKS = 3
+READ_BYTES = CHUNKS * MAX_CHUNK_BYTES  # 48 KiB, in whole chunks where they are to be sealed
 BUFFER_BYTES = CHUNKS * MAX_SEALED_CHUNK_BYTES  # room for as much, sealed
-POOL_BUFFERS = 64  # 4 MiB kept per worker; beyond that a burst pays for its own allocations
+POOL_BUFFERS = 64  # 3 MiB kept per worker; beyond that a burst pays for its own allocations
 ROUNDS = 8  # in a row; then others have their turn, if this stream never has to wait
 # A read of so much, so often in a row, is a bulk transfer, and pays for a pipe. Interactive ones
 # never do: to splice few bytes takes two system calls more than it saves.
@@ -82,9 +84,8 @@ def move(
 
     Where *back*, the other direction, has ended before, that is left to the close that follows.
 
-    Holds one buffer, or one pipe, while there is something to move and none once it returns, so
-    that a reader that stops costs BUFFER_BYTES and no more, or PIPE_BYTES of the kernel's. Closes
-    neither stream. Raises ResetError.
+    Holds one buffer, or one pipe, while there is something to move and none once it returns; a
+    sealed stream takes one more while it seals or opens. Closes neither stream. Raises ResetError.
     """
     while True:
         waiting = _splice(source, sink, flow, pool) if flow.bulk_reads >= BULK_READS else None
@@ -136,13 +137,13 @@ def _splice(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool 
                 flow.ended = True
                 return False
             try:
-                sink.pour(pipe)
+                while pipe.held_bytes:  # piece by piece: a slow reader of them is not silent
+                    flow.bytes += sink.pour(pipe)
             except ResetError:
                 flow.broken = True
                 raise
-            finally:
-                flow.reached(count - pipe.held_bytes)
-            if flow.bulk_reads < BULK_READS:
+            if count < BULK_BYTES:
+                flow.bulk_reads = 0
                 return False
         return False
     finally:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from gevent import get_hub
-
 from geproxy.crypto.secret import Secret
 from geproxy.errors import ProtocolError, ReplayError, ResetError
 from geproxy.net.forward import READ_BYTES, BufferPool
@@ -157,12 +155,13 @@ class SealedStream(MessageReader):
     def call_when_readable(self, callback: Callable[[], None]) -> None:
         """See streams.Stream."""
         if self._leftover:
-            get_hub().loop.run_callback(callback)
+            self._call_soon(callback)
         else:
             self._inner.call_when_readable(callback)
 
     def stop_calling(self) -> None:
         """See streams.Stream."""
+        super().stop_calling()
         self._inner.stop_calling()
 
     # -- sealing -------------------------------------------------------------------------------
@@ -204,10 +203,9 @@ class SealedStream(MessageReader):
             self._salts.remember_once(salt)  # so that it is refused when it is reflected
         self._sealer = ChunkSealer(self._secret.subkey(salt))
         room = MAX_CHUNK_BYTES - len(self._head)
-        first = self._head + bytes(view[:room])
-        self._head = b""
         buffer[: len(salt)] = salt
-        size = self._seal(first, buffer[len(salt) :])
+        size = self._seal(self._head + bytes(view[:room]), buffer[len(salt) :])
+        self._head = b""
         self._inner.send_all(buffer[: len(salt) + size])
         return view[room:]
 

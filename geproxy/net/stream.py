@@ -17,6 +17,7 @@ from geproxy.streams import Decoder, Stream
 from geproxy.terms import Endpoint
 
 if TYPE_CHECKING:
+    from gevent._types import _Callback as Callback
     from gevent._types import _IoWatcher as Watcher
 
 T = TypeVar("T")
@@ -31,14 +32,24 @@ MESSAGE_READ_BYTES = 4096  # one page holds any handshake message, and often wha
 class MessageReader:
     """Reads messages off a stream whose bytes come in any pieces; what is left over waits here."""
 
-    __slots__ = ("_leftover",)
+    __slots__ = ("_leftover", "_soon")
 
     def __init__(self) -> None:
         self._leftover = b""
+        self._soon: Callback | None = None
 
     def recv(self, size_bytes: int) -> bytes:
         """See streams.Stream: the leftover first."""
         raise NotImplementedError
+
+    def _call_soon(self, callback: Callable[[], None]) -> None:
+        self._soon = get_hub().loop.run_callback(callback)
+
+    def stop_calling(self) -> None:
+        """Forget the callback, if it has not been called."""
+        if self._soon is not None:
+            self._soon.stop()
+            self._soon = None
 
     def _take_leftover(self, size_bytes: int) -> bytes:
         data, self._leftover = self._leftover[:size_bytes], self._leftover[size_bytes:]
@@ -154,16 +165,18 @@ class SocketStream(MessageReader):
             raise self._break(error) from error
         return count or len(self._end())
 
-    def pour(self, pipe: Pipe) -> None:
-        """Return once the kernel has taken all that *pipe* holds."""
-        while pipe.held_bytes:
+    def pour(self, pipe: Pipe) -> int:
+        """Return once the kernel has taken some of what *pipe* holds, and how much that was."""
+        while True:
             try:
-                pipe.pour(self._socket.fileno())
+                count = pipe.pour(self._socket.fileno())
             except BlockingIOError:
                 self._wait_writable()
             except OSError as error:
                 raise self._break(error) from error
-        self._sent = True
+            else:
+                self._sent = True
+                return count
 
     def _end(self) -> bytes:
         """Give the end of the stream, if it is one.
@@ -193,7 +206,7 @@ class SocketStream(MessageReader):
     def call_when_readable(self, callback: Callable[[], None]) -> None:
         """Call back, from the loop, once there is something to read; nobody may wait meanwhile."""
         if self._leftover:
-            get_hub().loop.run_callback(callback)
+            self._call_soon(callback)
             return
         if self._reader is None:
             self._reader = get_hub().loop.io(self._socket.fileno(), READ)
@@ -204,7 +217,8 @@ class SocketStream(MessageReader):
         callback()
 
     def stop_calling(self) -> None:
-        """Forget the callback, if it has not been called."""
+        """See streams.Stream."""
+        super().stop_calling()
         if self._reader is not None:
             self._reader.stop()
 

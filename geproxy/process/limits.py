@@ -10,16 +10,17 @@ from geproxy.observe.log import Log
 
 # Chosen here
 DESCRIPTORS_PER_SESSION = 2  # the client's and the target's socket; an association takes one more
-# Listening sockets, logs, the event loop, look-ups and attempts side by side, and 64 for pipes.
-RESERVE = 128
-PER_UDP_LISTENER = 4096  # its clients' ports: wanted, but no reason to have fewer sessions
+RESERVE = 64  # listening sockets, logs, the event loop, look-ups, attempts side by side
+# Wanted, but no reason to have fewer sessions: what takes them leaves some to others.
+FOR_PIPES = 64
+PER_UDP_LISTENER = 4096  # its clients' ports
 
 
 def fitted(settings: Settings, log: Log) -> Settings:
     """Make room for the descriptors that the sessions need, or lower the sessions, and say so."""
     wanted = settings.limits.sessions
     udp_listeners = sum("UDP" in one.url.transports(udp=one.udp) for one in settings.listen)
-    sessions = fit_sessions(wanted, udp_listeners * PER_UDP_LISTENER)
+    sessions = fit_sessions(wanted, FOR_PIPES + udp_listeners * PER_UDP_LISTENER)
     if sessions == wanted:
         return settings
     log.warning("limits.lowered", sessions=sessions, wanted=wanted, reason="RLIMIT_NOFILE")

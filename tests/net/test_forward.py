@@ -1,24 +1,49 @@
 """One direction: every byte once, one buffer at a time, and none while nothing moves."""
 
+import fcntl
+import os
 import random
-from collections.abc import Iterator
+import socket
+import struct
+import termios
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import gevent
 import pytest
 
-from geproxy.errors import ResetError
+from geproxy.crypto.methods import AES_128_GCM
+from geproxy.crypto.secret import Secret
+from geproxy.errors import DeadlineError, ResetError
 from geproxy.net.deadline import Deadline
-from geproxy.net.forward import BUFFER_BYTES, POOL_BUFFERS, BufferPool, Flow, forward
+from geproxy.net.forward import (
+    BUFFER_BYTES,
+    BULK_BYTES,
+    BULK_READS,
+    POOL_BUFFERS,
+    BufferPool,
+    Flow,
+    forward,
+    move,
+)
+from geproxy.net.greenlets import interrupt
+from geproxy.net.pipes import POOL_PIPES, Pipe, PipePool
+from geproxy.net.sealed import SealedStream
+from geproxy.net.stream import SocketStream
+from geproxy.state.memory import ProcessMemory
+from geproxy.streams import Stream
 from tests.support.conformance import (
     HARD_SECONDS,
     MakePair,
     beside,
     noise,
     read_exactly,
+    read_to_end,
     settle,
     tcp_pair,
     until,
 )
+from tests.support.daemon import descriptors
 from tests.support.memory import CAPACITY_BYTES, MemoryStream, memory_pair
 
 MAKERS = [pytest.param(memory_pair, id="memory"), pytest.param(tcp_pair, id="TCP")]
@@ -258,3 +283,400 @@ def test_a_pool_lends_what_it_got_back_and_keeps_only_so_much() -> None:
     again = [pool.take() for _ in range(POOL_BUFFERS + 10)]
     known = {id(buffer.obj) for buffer in lent}
     assert sum(id(buffer.obj) in known for buffer in again) == POOL_BUFFERS
+
+
+# -- through a pipe ------------------------------------------------------------------------------
+
+WIDE_BYTES = 200 * 1024  # what a socket may hold without a privilege (net.core.wmem_max)
+STOPPED_BYTES = 128 * 1024  # this is the promise
+SECRET = Secret(AES_128_GCM, bytes(16))
+
+
+class CountedPipes(PipePool):
+    """A pool that knows how many of its pipes are out, and how they came back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = self.most = self.taken = self.dirty = 0
+
+    def take(self) -> Pipe | None:
+        pipe = super().take()
+        if pipe is not None:
+            self.taken += 1
+            self.out += 1
+            self.most = max(self.most, self.out)
+        return pipe
+
+    def give(self, pipe: Pipe) -> None:
+        self.out -= 1
+        self.dirty += bool(pipe.held_bytes)
+        super().give(pipe)
+
+    def close(self) -> None:
+        for pipe in self._free:
+            pipe.close()
+
+
+class BulkLine(Line):
+    """A line over TCP whose pipes are counted, and whose source holds much at once."""
+
+    writer: SocketStream
+    source: SocketStream
+
+    def __init__(self) -> None:
+        super().__init__(tcp_pair)
+        self.pipes = CountedPipes()
+        self.pool.pipes = self.pipes
+        for stream in (self.writer, self.source):
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                stream._socket.setsockopt(socket.SOL_SOCKET, option, WIDE_BYTES)
+
+    def step(self, data: bytes) -> None:
+        """Have *data* moved, in as many reads as it takes."""
+        self.writer.send_all(data)
+        until(lambda: waiting_bytes(self.source) == len(data))
+        move(self.source, self.sink, self.flow, self.pool)
+        assert read_exactly(self.reader, len(data)) == data
+
+    def enter(self) -> None:
+        """Be so busy that what comes next goes through a pipe."""
+        for seed in range(BULK_READS):
+            self.step(noise(BULK_BYTES, seed))
+        assert self.flow.bulk_reads == BULK_READS
+        assert self.pipes.taken == 0
+        self.flow.bytes = 0
+
+    def wait_until_stopped(self) -> None:
+        """Wait until a pipe is out whose bytes nobody takes."""
+        until(lambda: self.pipes.out == 1)
+        before = -1
+        while before != self.flow.bytes:
+            before = self.flow.bytes
+            for _ in range(5):
+                settle()
+
+    def close(self) -> None:
+        super().close()
+        self.pipes.close()
+
+
+def waiting_bytes(stream: SocketStream) -> int:
+    """What has come to *stream* and was not read."""
+    answer = fcntl.ioctl(stream._socket.fileno(), termios.FIONREAD, bytes(4))
+    return int(struct.unpack("i", answer)[0])
+
+
+@pytest.fixture
+def bulk() -> Iterator[BulkLine]:
+    gevent.sleep(0)  # the loop's own descriptors are there
+    before = descriptors(os.getpid()).keys()
+    made = BulkLine()
+    with Deadline(HARD_SECONDS, "a test"):
+        yield made
+    assert (made.pool.out, made.pipes.out) == (0, 0)
+    made.close()
+    assert not descriptors(os.getpid()).keys() - before, "a descriptor is left"
+
+
+def test_a_pipe_is_taken_after_some_bulk_reads_and_left_after_a_small_one(bulk: BulkLine) -> None:
+    bulk.enter()
+    copied = bulk.pool.taken
+    for count in range(1, 4):
+        bulk.step(noise(BULK_BYTES * 2, count))
+        assert (bulk.pipes.taken, bulk.pool.taken) == (count, copied)
+    bulk.step(b"a small one")
+    assert bulk.pipes.taken == 4
+    assert bulk.flow.bulk_reads == 0
+    bulk.step(noise(BULK_BYTES))
+    assert bulk.pipes.taken == 4, "one bulk read is no bulk transfer"
+    assert bulk.pool.taken > copied
+
+
+def test_a_bulk_read_is_one_of_so_many_bytes_and_no_fewer(bulk: BulkLine) -> None:
+    for _ in range(2 * BULK_READS):
+        bulk.step(noise(BULK_BYTES - 1))
+    for _ in range(BULK_READS - 1):
+        bulk.step(noise(BULK_BYTES))
+    bulk.step(b"x")
+    for _ in range(BULK_READS):
+        bulk.step(noise(BULK_BYTES))
+    assert bulk.pipes.taken == 0
+    bulk.step(noise(BULK_BYTES))
+    assert bulk.pipes.taken == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_byte_of_both_ways_survives_many_entries_and_leavings(
+    bulk: BulkLine, seed: int
+) -> None:
+    """Bulk and talk by turns, at random sizes and pauses, both directions at once."""
+    application, client, target, service = bulk.writer, bulk.source, bulk.sink, bulk.reader
+    up, down = Flow(), Flow()
+
+    def talk(sender: Stream, receiver: Stream, number: int) -> None:
+        dice = random.Random(number)
+        sent, received = bytearray(), bytearray()
+
+        def receive() -> None:
+            while piece := receiver.recv(dice.choice((1000, 65_536, 200_000))):
+                received.extend(piece)
+                if dice.random() < 0.1:
+                    gevent.sleep(0.001)
+
+        with beside(receive):
+            for turn in range(12):
+                sizes = (200_000, 500_000) if turn % 2 == 0 else (1, 100, 5000)
+                data = noise(dice.choice(sizes) + turn, dice.randrange(1 << 30))
+                sent.extend(data)
+                sender.send_all(data)
+                if dice.random() < 0.6:
+                    until(lambda: len(received) == len(sent))
+            sender.close_write()
+        assert received == sent
+
+    with beside(
+        lambda: forward(client, target, up, bulk.pool),
+        lambda: forward(target, client, down, bulk.pool),
+        lambda: talk(application, service, seed),
+        lambda: talk(service, application, seed + 100),
+    ):
+        pass
+    assert up.ended
+    assert down.ended
+    assert bulk.pipes.taken > 5
+    assert bulk.pipes.dirty == 0
+    assert (bulk.pipes.most, bulk.pool.most) <= (2, 2)
+
+
+@pytest.mark.parametrize("tail_bytes", [0, 1, BULK_BYTES - 1, BULK_BYTES, 1_000_000])
+def test_an_end_in_the_middle_of_bulk_comes_after_the_last_byte(
+    bulk: BulkLine, tail_bytes: int
+) -> None:
+    bulk.enter()
+    data = noise(tail_bytes)
+
+    def write() -> None:
+        if data:
+            bulk.writer.send_all(data)
+        bulk.writer.close_write()
+
+    with beside(write, bulk.run):
+        assert read_to_end(bulk.reader) == data
+    assert bulk.flow.ended
+    assert bulk.flow.bytes == tail_bytes
+    assert bulk.pipes.taken
+    assert bulk.pipes.dirty == 0
+
+
+@pytest.mark.parametrize("first", ["up", "down"])
+def test_either_way_may_end_first_and_the_other_is_bulk_still(bulk: BulkLine, first: str) -> None:
+    ways = [(bulk.writer, bulk.reader, Flow()), (bulk.reader, bulk.writer, Flow())]
+    flows = ways[0][2], ways[1][2]
+
+    with beside(
+        lambda: forward(bulk.source, bulk.sink, flows[0], bulk.pool, flows[1]),
+        lambda: forward(bulk.sink, bulk.source, flows[1], bulk.pool, flows[0]),
+    ) as (upward, downward):
+        for sender, receiver, flow in ways if first == "up" else ways[::-1]:
+            flow.bulk_reads = BULK_READS  # the smaller buffers down give no such reads by chance
+            taken, data = bulk.pipes.taken, noise(1_000_000)
+            with beside(lambda to=sender, what=data: to.send_all(what)):
+                assert read_exactly(receiver, len(data)) == data
+            assert bulk.pipes.taken > taken
+            sender.close_write()
+            until(lambda one=flow: one.ended)
+            if flow is flows[first == "down"]:  # the second end is left to the close
+                assert receiver.recv(1) == b""
+        gevent.joinall([upward, downward])
+    assert [flow.bytes for flow in flows] == [1_000_000, 1_000_000]
+
+
+def test_what_is_left_over_of_a_message_comes_before_what_a_pipe_brings(bulk: BulkLine) -> None:
+    class One:
+        @staticmethod
+        def decode(data: bytes, /) -> tuple[bytes, int] | None:
+            return (data[:1], 1) if data else None
+
+    data = noise(WIDE_BYTES // 2)
+    bulk.writer.send_all(b"x" + data)
+    until(lambda: waiting_bytes(bulk.source) == 1 + len(data))
+    assert bulk.source.read_message(One, 10) == b"x"
+    more = noise(2_000_000, 2)
+
+    def write() -> None:
+        bulk.writer.send_all(more)
+        bulk.writer.close_write()
+
+    with beside(bulk.run, write):
+        assert read_to_end(bulk.reader) == data + more
+    assert bulk.flow.bytes == len(data) + len(more)
+    assert bulk.pipes.taken
+
+
+def test_where_all_pipes_are_out_bytes_are_copied_and_later_spliced_again(bulk: BulkLine) -> None:
+    bulk.enter()
+    lent = [bulk.pipes.take() for _ in range(POOL_PIPES)]
+    copied = bulk.pool.taken
+    bulk.step(noise(2 * BULK_BYTES))
+    assert bulk.pipes.taken == POOL_PIPES
+    assert bulk.pool.taken > copied
+    for pipe in lent:
+        assert pipe is not None
+        bulk.pipes.give(pipe)
+    bulk.step(noise(BULK_BYTES))
+    assert bulk.pipes.taken == POOL_PIPES + 1
+
+
+def test_a_reset_of_the_source_amid_bulk_leaves_a_true_beginning(bulk: BulkLine) -> None:
+    bulk.enter()
+    sent, received = bytearray(), bytearray()
+
+    def write() -> None:
+        while bulk.pipes.taken < 3 or bulk.flow.bytes < 1_000_000:
+            piece = noise(70_000, len(sent))
+            sent.extend(piece)
+            bulk.writer.send_all(piece)
+        bulk.writer.abort()
+
+    def run() -> None:
+        with pytest.raises(ResetError):
+            bulk.run()
+        bulk.sink.close()
+
+    with beside(write, run):
+        received += read_to_end(bulk.reader)
+    assert sent.startswith(received)
+    assert bulk.flow.bytes == len(received)
+    assert not (bulk.flow.ended or bulk.flow.broken)
+
+
+def test_a_reset_of_the_sink_amid_bulk_is_its_break_and_the_pipe_is_closed(bulk: BulkLine) -> None:
+    bulk.enter()
+
+    def write() -> None:
+        with pytest.raises(ResetError):
+            bulk.writer.send_all(bytes(16_000_000))
+
+    def run() -> None:
+        with pytest.raises(ResetError):
+            bulk.run()
+
+    with beside(run, write) as (running, _):
+        bulk.wait_until_stopped()
+        bulk.reader.abort()
+        running.join()
+        assert bulk.flow.broken
+        assert not bulk.flow.ended
+        assert (bulk.pipes.out, bulk.pipes.dirty) == (0, 1)
+        bulk.source.abort()
+
+
+def test_a_reader_that_stops_amid_bulk_costs_one_pipe_and_no_buffer(bulk: BulkLine) -> None:
+    bulk.enter()
+    data = noise(4 * 1024 * 1024)
+
+    def write() -> None:
+        bulk.writer.send_all(data)
+        bulk.writer.close_write()
+
+    with beside(bulk.run, write) as (_, writing):
+        bulk.wait_until_stopped()
+        assert (bulk.pipes.out, bulk.pool.out) == (1, 0)
+        assert not writing.dead, "the writer was not held back"
+        assert read_to_end(bulk.reader) == data
+    assert bulk.pipes.most == 1
+    assert bulk.pipes.dirty == 0
+    assert bulk.flow.bytes == len(data)
+
+
+def test_a_slow_reader_of_what_a_pipe_holds_is_seen_to_read(bulk: BulkLine) -> None:
+    """A limit on silence must not hit a client that needs minutes for a full pipe."""
+    bulk.enter()
+    data = noise(1_000_000)
+    with beside(lambda: bulk.writer.send_all(data), bulk.run) as (_, running):
+        bulk.wait_until_stopped()
+        before, taken = bulk.flow.bytes, bulk.pipes.taken
+        received = bytearray()
+        while bulk.flow.bytes == before:
+            received += bulk.reader.recv(4096)
+            gevent.sleep(0)
+        assert bulk.pipes.taken == taken, "it was all read at once"
+        received += read_exactly(bulk.reader, len(data) - len(received))
+        until(lambda: bulk.flow.bytes == len(data))
+        running.kill()
+    assert received == data
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda one: one.kill(), id="killed"),
+        pytest.param(lambda one: interrupt(one, DeadlineError("too long")), id="too late"),
+    ],
+)
+def test_a_pipe_whose_bytes_found_no_reader_in_time_is_not_lent_again(
+    bulk: BulkLine, end: Callable[[Any], object]
+) -> None:
+    bulk.enter()
+    data = noise(1_000_000)
+    running = gevent.spawn(bulk.run)
+    writing = gevent.spawn(bulk.writer.send_all, data)
+    bulk.wait_until_stopped()
+    end(running)
+    running.join()
+    assert (bulk.pipes.out, bulk.pipes.dirty) == (0, 1)
+    assert not (bulk.flow.broken or bulk.flow.ended)
+    bulk.sink.close()
+    received = read_to_end(bulk.reader)
+    assert data.startswith(received)
+    assert bulk.flow.bytes == len(received)
+    writing.kill()
+
+
+# -- what a reader that has stopped costs --------------------------------------------------------
+
+
+def held_bytes(line: BulkLine, source: Stream) -> int:
+    """What one direction holds in buffers, and of a chunk whose rest has not come."""
+    begun = len(source._sealed) if isinstance(source, SealedStream) else 0
+    return line.pool.out * BUFFER_BYTES + begun
+
+
+@pytest.mark.parametrize("pipes", [True, False], ids=["with pipes", "without pipes"])
+@pytest.mark.parametrize("to_sealed", [False, True], ids=["to plain", "to sealed"])
+@pytest.mark.parametrize("from_sealed", [False, True], ids=["from plain", "from sealed"])
+@pytest.mark.parametrize("piece_bytes", [1_000_000, 10_007])
+def test_a_reader_that_has_stopped_costs_no_more_than_is_promised(
+    bulk: BulkLine, piece_bytes: int, from_sealed: bool, to_sealed: bool, pipes: bool
+) -> None:
+    writer: Stream = bulk.writer
+    source: Stream = bulk.source
+    sink: Stream = bulk.sink
+    if from_sealed:
+        writer = SealedStream(bulk.writer, SECRET, BufferPool())
+        source = SealedStream(bulk.source, SECRET, bulk.pool, salts=ProcessMemory(10))
+    if to_sealed:
+        sink = SealedStream(bulk.sink, SECRET, bulk.pool)
+    if not pipes:
+        bulk.pipes._left = 0
+    most = 0
+    data = noise(piece_bytes)
+
+    def write() -> None:
+        while True:
+            writer.send_all(data)
+
+    writing = gevent.spawn(write)
+    running = gevent.spawn(forward, source, sink, bulk.flow, bulk.pool)
+    for _ in range(2):  # it stops at once, and once more after it has read for a while
+        before = -1
+        while before != bulk.flow.bytes or not bulk.flow.bytes:
+            before = bulk.flow.bytes
+            settle()
+            most = max(most, held_bytes(bulk, source))
+        assert not writing.dead
+        read_exactly(bulk.reader, 500_000)
+    assert bulk.pool.most * BUFFER_BYTES <= STOPPED_BYTES
+    assert most <= STOPPED_BYTES
+    assert bulk.pipes.most <= 1
+    gevent.killall([running, writing])

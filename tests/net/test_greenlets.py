@@ -21,7 +21,18 @@ from geproxy.net.greenlets import (
     stacks,
     wait_readable,
 )
-from tests.support.conformance import HARD_SECONDS, beside, left_since, living, settle, until
+from geproxy.net.stream import SocketStream
+from tests.support.conformance import (
+    HARD_SECONDS,
+    HELLO,
+    Parcel,
+    beside,
+    left_since,
+    living,
+    settle,
+    tcp_pair,
+    until,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +220,307 @@ def test_an_interruption_reaches_the_wait_it_finds() -> None:
             settle()
             interrupt(waiting, IdleError(text))
     assert waits == ["first", "second"]
+
+
+# -- a side that is called when there is something to read ---------------------------------------
+
+
+class Bell:
+    """Something to read, whenever a test says so."""
+
+    def __init__(self) -> None:
+        self.callback: Callable[[], None] | None = None
+        self.stopped = 0
+
+    def call_when_readable(self, callback: Callable[[], None]) -> None:
+        assert self.callback is None, "nobody asks twice"
+        self.callback = callback
+
+    def stop_calling(self) -> None:
+        self.callback = None
+        self.stopped += 1
+
+    def ring(self) -> None:
+        assert self.callback is not None, "nobody waits"
+        gevent.get_hub().loop.run_callback(self._call)
+
+    def _call(self) -> None:
+        callback, self.callback = self.callback, None
+        if callback is not None:
+            callback()
+
+    @property
+    def awaited(self) -> bool:
+        return self.callback is not None
+
+
+class Visits:
+    """A side that is done after so many calls; *last* is what the last one does."""
+
+    def __init__(self, count: int, last: Callable[[], None] = return_at_once) -> None:
+        self.bell = Bell()
+        self.made = self.ended = 0
+        self._count = count
+        self._last = last
+
+    def __call__(self) -> Bell | None:
+        self.made += 1
+        try:
+            if self.made < self._count:
+                return self.bell
+            self._last()
+            return None
+        finally:
+            self.ended += 1
+
+
+@pytest.mark.parametrize("here", SHORT)
+def test_a_side_that_waits_is_called_again_until_it_waits_no_more(
+    here: Callable[[], None],
+) -> None:
+    visits = Visits(4)
+    with beside(lambda: run_both(here, visits)) as (owner,):
+        for count in range(1, 4):
+            until(lambda: visits.bell.awaited)
+            settle()
+            assert (visits.made, owner.dead) == (count, False)
+            visits.bell.ring()
+        owner.join(HARD_SECONDS)
+    assert visits.made == visits.ended == 4
+    assert visits.bell.stopped == 0
+
+
+def test_a_side_that_waits_has_no_greenlet() -> None:
+    before = living()
+    visits = Visits(2)
+    with beside(lambda: run_both(wait_for_ever, visits)) as (owner,):
+        until(lambda: visits.bell.awaited)
+        settle()
+        assert left_since(before) == {id(owner)}
+        owner.kill()
+
+
+@pytest.mark.parametrize("failing", FAILING)
+def test_an_error_of_a_later_call_is_raised_too(failing: Callable[[], None]) -> None:
+    visits = Visits(2, failing)
+
+    def own() -> None:
+        with pytest.raises(ResetError, match="broken"):
+            run_both(wait_for_ever, visits)
+
+    with beside(own):
+        until(lambda: visits.bell.awaited)
+        visits.bell.ring()
+    assert visits.made == 2
+
+
+def test_an_error_of_a_later_call_is_raised_when_the_other_side_has_returned() -> None:
+    visits = Visits(2, fail_at_once)
+
+    def own() -> None:
+        with pytest.raises(ResetError, match="broken"):
+            run_both(return_at_once, visits)
+
+    with beside(own):
+        until(lambda: visits.bell.awaited)
+        settle()
+        visits.bell.ring()
+
+
+def test_an_owner_that_leaves_while_nothing_is_there_to_read_has_nobody_called() -> None:
+    visits = Visits(2)
+
+    def own() -> None:
+        with pytest.raises(IdleError):
+            run_both(wait_for_ever, visits)
+
+    with beside(own) as (owner,):
+        until(lambda: visits.bell.awaited)
+        interrupt(owner, IdleError("silent"))
+    assert (visits.made, visits.bell.stopped, visits.bell.awaited) == (1, 1, False)
+
+
+@pytest.mark.parametrize("error", [IdleError("silent"), ShutdownError("over")], ids=repr)
+def test_an_owner_that_leaves_while_a_later_call_runs_ends_it(error: Exception) -> None:
+    visits = Visits(2, wait_for_ever)
+
+    def own() -> None:
+        with pytest.raises(type(error)):
+            run_both(wait_for_ever, visits)
+        assert visits.ended == 2, "it was left running"
+
+    with beside(own) as (owner,):
+        until(lambda: visits.bell.awaited)
+        visits.bell.ring()
+        until(lambda: visits.made == 2)
+        interrupt(owner, error)
+    assert not visits.bell.awaited
+
+
+@pytest.mark.parametrize("ring_first", [True, False], ids=["after the call", "before the call"])
+def test_an_owner_that_leaves_at_the_moment_of_a_call_leaves_nothing_running(
+    ring_first: bool,
+) -> None:
+    visits = Visits(2, wait_for_ever)
+
+    def own() -> None:
+        with pytest.raises(IdleError):
+            run_both(wait_for_ever, visits)
+        assert visits.made == visits.ended
+
+    with beside(own) as (owner,):
+        until(lambda: visits.bell.awaited)
+        steps = [visits.bell.ring, lambda: interrupt(owner, IdleError("silent"))]
+        for step in steps if ring_first else steps[::-1]:
+            step()
+        owner.join(HARD_SECONDS)
+    settle()
+    assert visits.made == visits.ended
+    assert not visits.bell.awaited
+
+
+def test_an_owner_that_leaves_before_the_first_call_leaves_nothing_running() -> None:
+    visits = Visits(2)
+    with pytest.raises(ResetError):
+        run_both(fail_at_once, visits)
+    settle()
+    assert visits.made == visits.ended
+    assert not visits.bell.awaited
+
+
+def test_a_side_that_would_wait_after_its_owner_has_left_does_not() -> None:
+    bell = Bell()
+
+    def slow_to_end() -> Bell | None:
+        try:
+            wait_for_ever()
+        finally:
+            gevent.sleep(0.005)
+            return bell  # noqa: B012
+
+    with pytest.raises(ResetError):
+        run_both(fail_later, slow_to_end)
+    settle()
+    assert not bell.awaited
+
+
+# -- how a stream calls --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[SocketStream, SocketStream]]:
+    near, far = tcp_pair()
+    yield near, far
+    near.close()
+    far.close()
+
+
+MOVES = [
+    pytest.param(lambda far: far.send_all(b"x"), id="a byte"),
+    pytest.param(lambda far: far.close_write(), id="the end"),
+    pytest.param(lambda far: far.abort(), id="a reset"),
+]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["already there", "still to come"])
+@pytest.mark.parametrize("move", MOVES)
+def test_a_stream_calls_once_for_whatever_there_is_to_read(
+    pair: tuple[SocketStream, SocketStream], move: Callable[[SocketStream], None], before: bool
+) -> None:
+    near, far = pair
+    calls: list[str] = []
+    if before:
+        move(far)
+        near.wait_readable()
+    near.call_when_readable(lambda: calls.append("called"))
+    assert not calls, "it is the loop that calls"
+    if not before:
+        settle()
+        assert not calls, "there is nothing to read"
+        move(far)
+    until(lambda: calls)
+    settle()
+    assert calls == ["called"]
+    near.stop_calling()  # after the call it does nothing
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_stream_that_was_told_to_stop_does_not_call(
+    pair: tuple[SocketStream, SocketStream], move: Callable[[SocketStream], None]
+) -> None:
+    near, far = pair
+    near.stop_calling()  # before there was anything to stop
+    calls: list[str] = []
+    near.call_when_readable(lambda: calls.append("too late"))
+    move(far)
+    near.stop_calling()
+    near.wait_readable()
+    settle()
+    near.call_when_readable(lambda: calls.append("called"))
+    until(lambda: calls)
+    settle()
+    assert calls == ["called"]
+
+
+def test_a_stream_calls_for_what_is_left_over_of_a_message(
+    pair: tuple[SocketStream, SocketStream],
+) -> None:
+    near, far = pair
+    far.send_all(HELLO.encode() + b"more")
+    assert near.read_message(Parcel, Parcel.LIMIT_BYTES) == HELLO
+    calls: list[bytes] = []
+    near.call_when_readable(lambda: calls.append(near.recv(10)))
+    assert not calls
+    until(lambda: calls)
+    settle()
+    assert calls == [b"more"]
+
+
+def test_a_stream_that_was_told_to_stop_does_not_call_for_what_is_left_over(
+    pair: tuple[SocketStream, SocketStream],
+) -> None:
+    near, far = pair
+    far.send_all(HELLO.encode() + b"more")
+    assert near.read_message(Parcel, Parcel.LIMIT_BYTES) == HELLO
+    calls: list[str] = []
+    near.call_when_readable(lambda: calls.append("called"))
+    near.stop_calling()
+    settle()
+    assert not calls
+    assert near.recv(10) == b"more"
+
+
+def test_a_stream_that_is_closed_does_not_call(pair: tuple[SocketStream, SocketStream]) -> None:
+    near, far = pair
+    calls: list[str] = []
+    near.call_when_readable(lambda: calls.append("called"))
+    near.close()
+    far.send_all(b"x")
+    settle()
+    assert not calls
+
+
+def test_who_was_called_may_wait_in_the_ordinary_way_next(
+    pair: tuple[SocketStream, SocketStream],
+) -> None:
+    near, far = pair
+    got = bytearray()
+
+    def there() -> SocketStream | None:
+        while (piece := near.recv_into(memoryview(bytearray(10)))) is not None:
+            if not piece:
+                return None
+            got.extend(b"." * piece)
+        return near
+
+    with beside(lambda: run_both(return_at_once, there)):
+        for count in range(1, 4):
+            far.send_all(b"x")
+            until(lambda now=count: len(got) == now)
+            settle()
+        far.close_write()
+    near.close_write()
+    assert far.recv(1) == b""
 
 
 # -- crews ---------------------------------------------------------------------------------------

@@ -22,14 +22,20 @@ from geproxy.errors import (
     ResetError,
 )
 from geproxy.net.deadline import Deadline
-from geproxy.net.forward import HEAD_SECONDS, READ_BYTES, BufferPool, Flow, forward
+from geproxy.net.forward import (
+    BUFFER_BYTES,
+    HEAD_SECONDS,
+    READ_BYTES,
+    BufferPool,
+    Flow,
+    forward,
+)
 from geproxy.net.sealed import SealedStream
 from geproxy.state.memory import ProcessMemory
 from geproxy.streams import Stream
 from geproxy.terms import Endpoint
 from geproxy.wire.shadowsocks import (
     MAX_CHUNK_BYTES,
-    MAX_SEALED_CHUNK_BYTES,
     MAX_TARGET_BYTES,
     ChunkOpener,
     ChunkSealer,
@@ -256,13 +262,13 @@ def test_a_listeners_answer_has_no_head(pool: CountedPool) -> None:
     assert opened_by_hand(raw.recv(PIECE_BYTES)) == b"hello"
 
 
-def test_whole_chunks_leave_four_at_a_time(pool: CountedPool) -> None:
+def test_whole_chunks_leave_as_many_at_a_time_as_a_buffer_holds(pool: CountedPool) -> None:
     inner, raw = memory_pair(PIECE_BYTES)
     stream = SealedStream(inner, SECRET, pool)
     stream.send_all(b"x")
     raw.recv(PIECE_BYTES)
     stream.send_all(noise(READ_BYTES + 1))
-    assert len(raw.recv(PIECE_BYTES)) == 4 * MAX_SEALED_CHUNK_BYTES
+    assert len(raw.recv(PIECE_BYTES)) == BUFFER_BYTES
     assert len(raw.recv(PIECE_BYTES)) == sealed_size(1)
 
 
