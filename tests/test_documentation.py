@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,7 @@ def keys_of(node: ast.expr, function: ast.FunctionDef) -> set[str]:
     return {str(ast.literal_eval(key)) for one in dicts for key in one.keys if key is not None}
 
 
+@lru_cache(maxsize=1)
 def events_of_the_code() -> dict[str, tuple[set[str], set[str]]]:
     """Levels and fields of each event: log.info(EVENT, …), and what observe/ writes itself."""
     found: dict[str, tuple[set[str], set[str]]] = {}

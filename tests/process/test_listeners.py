@@ -368,8 +368,9 @@ def test_a_worker_without_a_share_keeps_none() -> None:
 
 
 def test_a_udp_port_that_is_taken_fails_and_gives_everything_back(
-    sockets: ListeningSockets,
+    sockets: ListeningSockets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("geproxy.process.listeners.UDP_PATIENCE_SECONDS", 0.0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
