@@ -146,9 +146,7 @@ class Association:
     def _arrive(self, head: bytes, route: Route, datagrams: list[bytes]) -> None:
         way = self._ways[route.outbound.name]
         place = way.find(route.target, route.permit, self._client)
-        if len(self._found) >= FOUND_LIMIT:
-            self._found.clear()
-        self._found[head] = way, place
+        self._remember(head, way, place)
         for data in datagrams:
             self.send(head, data)
 
@@ -156,9 +154,12 @@ class Association:
         """Count what is not sent. A verdict of policy is remembered, so that it costs no second."""
         self.dropped[error.code] += datagrams
         if isinstance(error, DeniedError):
-            if len(self._found) >= FOUND_LIMIT:
-                self._found.clear()
-            self._found[head] = _DENIED, None
+            self._remember(head, _DENIED, None)
+
+    def _remember(self, head: bytes, way: Datagrams | _Denied, place: Place) -> None:
+        if len(self._found) >= FOUND_LIMIT:
+            self._found.clear()
+        self._found[head] = way, place
 
     # -- to the client ---------------------------------------------------------------------------
 
