@@ -9,6 +9,7 @@ from collections.abc import Callable
 from gevent import get_hub, sleep
 from gevent.event import Event
 
+from geproxy.net.sockopt import spare_loopback
 from geproxy.net.stream import READ, SocketStream
 from geproxy.terms import Endpoint
 
@@ -91,4 +92,5 @@ def _accept(listening: socket.socket, family: int) -> SocketStream:
     descriptor, sockaddr = listening._accept()  # type: ignore[attr-defined]
     sock = socket.socket(family, socket.SOCK_STREAM, 0, descriptor)
     sock.setblocking(False)
+    spare_loopback(sock, sockaddr[0])
     return SocketStream(sock, Endpoint.from_sockaddr(sockaddr))

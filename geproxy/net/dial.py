@@ -14,7 +14,7 @@ from gevent.event import Event
 
 from geproxy.errors import DialError
 from geproxy.net.deadline import Deadline
-from geproxy.net.sockopt import no_delay
+from geproxy.net.sockopt import no_delay, spare_loopback
 from geproxy.net.stream import WRITE, SocketStream
 from geproxy.terms import Address, Endpoint, Outcome
 
@@ -133,10 +133,12 @@ class _Race:
             self._event.set()
             return None
         no_delay(sock)  # the rest is set once it is silent: most connections never are
-        number = sock.connect_ex(endpoint.sockaddr)
+        sockaddr = endpoint.sockaddr
+        spare_loopback(sock, sockaddr[0])
+        number = sock.connect_ex(sockaddr)
         if number == errno.EINPROGRESS:
             # To a target on this host it stands by now, and need not be waited for.
-            number = sock.connect_ex(endpoint.sockaddr)
+            number = sock.connect_ex(sockaddr)
         if not number:
             return SocketStream(sock, endpoint)
         attempt = _Attempt(endpoint, sock, get_hub().loop.io(sock.fileno(), WRITE))

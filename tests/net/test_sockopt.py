@@ -1,0 +1,48 @@
+"""Which congestion control a connection has; the other options are seen at work elsewhere."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from geproxy.net import sockopt
+from geproxy.net.sockopt import PLAINEST, spare_loopback
+
+TCP_CA_NAME_MAX = 16  # linux/tcp.h
+
+
+def control_of(sock: socket.socket) -> bytes:
+    """The congestion control of a connection."""
+    name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, TCP_CA_NAME_MAX)
+    return name.rstrip(b"\0")
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    """A socket that has the system's choice still."""
+    with socket.socket() as made:
+        yield made
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.255.0.9", "::1", "::ffff:127.0.0.1"])
+def test_what_stays_on_this_machine_is_not_paced(sock: socket.socket, host: str) -> None:
+    spare_loopback(sock, host)
+    assert control_of(sock) == PLAINEST
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "10.127.0.1", "::", "2001:db8::1", "::ffff:1.2.7.1"])
+def test_what_leaves_this_machine_has_the_systems_choice(sock: socket.socket, host: str) -> None:
+    chosen = control_of(sock)
+    spare_loopback(sock, host)
+    assert control_of(sock) == chosen
+
+
+def test_a_kernel_that_refuses_costs_nothing_but_speed(
+    sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = control_of(sock)
+    monkeypatch.setattr(sockopt, "PLAINEST", b"nobody has it")
+    spare_loopback(sock, "127.0.0.1")
+    assert control_of(sock) == chosen
