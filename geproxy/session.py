@@ -21,7 +21,7 @@ from geproxy.net.clientport import ClientPort
 from geproxy.net.deadline import Deadline
 from geproxy.net.forward import Flow
 from geproxy.net.greenlets import Crew, getcurrent, interrupter, sleep
-from geproxy.net.stream import peek, read_to_end
+from geproxy.net.messages import peek, read_to_end
 from geproxy.observe.log import Log
 from geproxy.observe.record import Record
 from geproxy.relay.associations import Associations

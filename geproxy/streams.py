@@ -21,6 +21,14 @@ class Decoder(Protocol[M]):
     def decode(self, data: bytes, /) -> tuple[M, int] | None: ...
 
 
+class Lender(Protocol):
+    """Whose buffers are lent for a moment."""
+
+    def give(self, buffer: memoryview, /) -> None:
+        """Take a lent buffer back."""
+        ...
+
+
 class Stream(Protocol):
     """A connection's bytes in both directions; plain, sealed and in-memory ones act alike. One
     greenlet may read while another writes. An exception thrown into a greenlet ends its wait.
@@ -59,6 +67,12 @@ class Stream(Protocol):
 
     def send_all(self, data: bytes | memoryview) -> None:
         """Return once the kernel has taken every byte of *data*."""
+        ...
+
+    def send_lent(self, buffer: memoryview, count: int, lender: Lender) -> None:
+        """Like send_all() of the first *count* bytes of a lent *buffer*, which goes back to its
+        lender as soon as they are elsewhere: whoever waits holds one buffer, not two.
+        """
         ...
 
     def read_message(self, message: Decoder[T], limit_bytes: int) -> T:

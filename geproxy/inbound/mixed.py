@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from geproxy.errors import ProtocolError
-from geproxy.net.stream import peek
+from geproxy.net.messages import peek
 from geproxy.seams import Inbound, Request
 from geproxy.streams import Stream
 

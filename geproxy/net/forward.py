@@ -9,16 +9,15 @@ from geproxy.net.deadline import Deadline
 from geproxy.net.pipes import PipePool
 from geproxy.net.stream import SocketStream
 from geproxy.streams import Stream
-from geproxy.wire.shadowsocks import MAX_CHUNK_BYTES, MAX_SEALED_CHUNK_BYTES
+from geproxy.wire.shadowsocks import CHUNK_BYTES, MAX_HEAD_BYTES, SEALED_CHUNK_BYTES
 
 # Chosen here
-# With a buffer of what was opened, one of what was sealed and the beginning of a chunk, each
-# direction whose reader has stopped holds 112 KiB; with 4 chunks it would be 144.
-CHUNKS = 3
-READ_BYTES = CHUNKS * MAX_CHUNK_BYTES  # 48 KiB, in whole chunks where they are to be sealed
-BUFFER_BYTES = CHUNKS * MAX_SEALED_CHUNK_BYTES  # room for as much, sealed
-POOL_BUFFERS = 64  # 3 MiB kept per worker; beyond that a burst pays for its own allocations
-ROUNDS = 8  # in a row; then others have their turn, if this stream never has to wait
+# A direction whose reader has stopped holds one buffer and the beginning of a chunk: 128 KiB.
+CHUNKS = 7
+READ_BYTES = CHUNKS * CHUNK_BYTES  # 111 KiB, in whole chunks where they are to be sealed
+BUFFER_BYTES = MAX_HEAD_BYTES + CHUNKS * SEALED_CHUNK_BYTES  # room for as much, sealed
+POOL_BUFFERS = 32  # 3.5 MiB kept per worker; beyond that a burst pays for its own allocations
+ROUNDS = 4  # in a row; then others have their turn, if this stream never has to wait
 # A read of so much, so often in a row, is a bulk transfer, and pays for a pipe. Interactive ones
 # never do: to splice few bytes takes two system calls more than it saves.
 BULK_BYTES = 16 * 1024
@@ -84,8 +83,8 @@ def move(
 
     Where *back*, the other direction, has ended before, that is left to the close that follows.
 
-    Holds one buffer, or one pipe, while there is something to move and none once it returns; a
-    sealed stream takes one more while it seals or opens. Closes neither stream. Raises ResetError.
+    Holds one buffer, or one pipe, while it waits for *sink*, and none once it returns. Closes
+    neither stream. Raises ResetError.
     """
     while True:
         waiting = _splice(source, sink, flow, pool) if flow.bulk_reads >= BULK_READS else None
@@ -100,25 +99,27 @@ def move(
 
 def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
     """Move what is there through a buffer, for some rounds at most; True if *source* ran dry."""
-    buffer = pool.take()
-    window = buffer[:READ_BYTES]
-    try:
-        for _ in range(ROUNDS):
-            count = source.recv_into(window)
-            if count is None:
-                return True
-            if count == 0:
-                flow.ended = True
-                return False
-            try:
-                sink.send_all(window[:count])
-            except ResetError:
-                flow.broken = True
-                raise
-            flow.reached(count)
-        return False
-    finally:
-        pool.give(buffer)
+    room_bytes = READ_BYTES if isinstance(source, SocketStream) else BUFFER_BYTES
+    for _ in range(ROUNDS):
+        buffer = pool.take()
+        count = None
+        try:
+            count = source.recv_into(buffer[:room_bytes])
+        finally:
+            if not count:
+                pool.give(buffer)
+        if count is None:
+            return True
+        if count == 0:
+            flow.ended = True
+            return False
+        try:
+            sink.send_lent(buffer, count, pool)
+        except ResetError:
+            flow.broken = True
+            raise
+        flow.reached(count)
+    return False
 
 
 def _splice(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool | None:

@@ -8,11 +8,16 @@ from collections.abc import Callable
 from geproxy.crypto.secret import Secret
 from geproxy.errors import ProtocolError, ReplayError, ResetError
 from geproxy.net.forward import READ_BYTES, BufferPool
-from geproxy.net.stream import MessageReader
+from geproxy.net.messages import MessageReader
 from geproxy.seams import Store
-from geproxy.streams import Stream
+from geproxy.streams import Lender, Stream
 from geproxy.terms import Endpoint
-from geproxy.wire.shadowsocks import MAX_CHUNK_BYTES, ChunkOpener, ChunkSealer
+from geproxy.wire.shadowsocks import (
+    CHUNK_BYTES,
+    MAX_SEALED_CHUNK_BYTES,
+    ChunkOpener,
+    ChunkSealer,
+)
 
 
 class SealedStream(MessageReader):
@@ -77,7 +82,7 @@ class SealedStream(MessageReader):
         while True:
             buffer = self._pool.take()
             try:
-                count = self.recv_into(buffer[:READ_BYTES])
+                count = self.recv_into(buffer)
                 if count is not None:
                     self._leftover = bytes(buffer[:count])
                     return self._take_leftover(size_bytes)
@@ -86,7 +91,7 @@ class SealedStream(MessageReader):
             self.wait_readable()
 
     def recv_into(self, buffer: memoryview) -> int | None:
-        """Open what is there into *buffer*, at once where it has room for READ_BYTES.
+        """Open what is there into *buffer*, at once where it has room for a sealed chunk.
 
         Raises AuthenticationError, ReplayError, and ProtocolError for an end inside a chunk.
         """
@@ -94,16 +99,19 @@ class SealedStream(MessageReader):
             data = self._take_leftover(len(buffer))
             buffer[: len(data)] = data
             return len(data)
-        if len(buffer) < READ_BYTES:  # with less room a whole chunk could stay behind, unseen
+        if len(buffer) < MAX_SEALED_CHUNK_BYTES:
             lent = self._pool.take()
             try:
-                count = self.recv_into(lent[:READ_BYTES])
+                count = self.recv_into(lent)
                 self._leftover = bytes(lent[: count or 0])
             finally:
                 self._pool.give(lent)
             return self.recv_into(buffer) if count else count
-        sealed = self._pool.take()
+        lent = self._pool.take()
         try:
+            # What is opened is shorter, so that there is room for all of it: a whole chunk that
+            # stayed behind would wait, unseen, for more to come.
+            sealed = lent[: len(buffer)]
             have = len(self._sealed)
             sealed[:have] = self._sealed
             # One read, then the caller waits: of empty chunks there may be no end.
@@ -117,7 +125,7 @@ class SealedStream(MessageReader):
             self._sealed = bytes(sealed[used : have + count])
             return written or None
         finally:
-            self._pool.give(sealed)
+            self._pool.give(lent)
 
     def _open(self, sealed: memoryview, buffer: memoryview) -> tuple[int, int]:
         """Open into *buffer*: (bytes used, bytes written)."""
@@ -177,37 +185,52 @@ class SealedStream(MessageReader):
         When a send is interrupted nobody knows how much of it is out, and to go on would put
         other bytes under the same nonce: every later send raises ResetError.
         """
+        self._begin_send()
+        view = memoryview(data)
+        for start in range(0, len(view) or bool(self._head), READ_BYTES):
+            sealed, size = self._seal(view[start : start + READ_BYTES])
+            self._inner.send_lent(sealed, size, self._pool)
+        self._broken = False
+
+    def send_lent(self, buffer: memoryview, count: int, lender: Lender) -> None:
+        """See streams.Stream; and send_all() for what an interrupted send means."""
+        try:
+            self._begin_send()
+            sealed, size = self._seal(buffer[:count])
+        finally:
+            lender.give(buffer)
+        self._inner.send_lent(sealed, size, self._pool)
+        self._broken = False
+
+    def _begin_send(self) -> None:
         if self._broken:
             raise ResetError("an earlier send was interrupted")
         self._broken = True
-        view = memoryview(data)
-        buffer = self._pool.take()
+
+    def _seal(self, plain: memoryview) -> tuple[memoryview, int]:
+        """Seal READ_BYTES at most: (a lent buffer, how many bytes of it)."""
+        sealed = self._pool.take()
         try:
             if self._sealer is None:
-                view = self._send_first(view, buffer)
-            for start in range(0, len(view), READ_BYTES):
-                size = self._seal(view[start : start + READ_BYTES], buffer)
-                self._inner.send_all(buffer[:size])
-        finally:
-            self._pool.give(buffer)
-        self._broken = False
+                return sealed, self._seal_first(plain, sealed)
+            return sealed, self._sealer.seal_into(plain, sealed)
+        except BaseException:
+            self._pool.give(sealed)
+            raise
 
-    def _seal(self, plain: bytes | memoryview, sealed: memoryview) -> int:
-        assert self._sealer is not None
-        return self._sealer.seal_into(plain, sealed)
-
-    def _send_first(self, view: memoryview, buffer: memoryview) -> memoryview:
-        """Send salt, head and what else fits the first chunk as one; returns the rest."""
+    def _seal_first(self, plain: memoryview, sealed: memoryview) -> int:
+        """Put the salt in front, and the head into the first chunk."""
         salt = self._own_salt = os.urandom(self._secret.method.salt_bytes)
         if self._salts is not None:
             self._salts.remember_once(salt)  # so that it is refused when it is reflected
         self._sealer = ChunkSealer(self._secret.subkey(salt))
-        room = MAX_CHUNK_BYTES - len(self._head)
-        buffer[: len(salt)] = salt
-        size = self._seal(self._head + bytes(view[:room]), buffer[len(salt) :])
-        self._head = b""
-        self._inner.send_all(buffer[: len(salt) + size])
-        return view[room:]
+        sealed[: len(salt)] = salt
+        room = CHUNK_BYTES - len(self._head)
+        first, self._head = self._head + bytes(plain[:room]), b""
+        size = len(salt) + self._sealer.seal_into(first, sealed[len(salt) :])
+        if len(plain) > room:
+            size += self._sealer.seal_into(plain[room:], sealed[size:])
+        return size
 
     @property
     def unanswered(self) -> bool:
@@ -243,5 +266,12 @@ class SealedStream(MessageReader):
         self._inner.linger(seconds)
 
     def close(self) -> None:
-        """Close the inner stream."""
-        self._inner.close()
+        """Close the inner stream.
+
+        After an interrupted send with a reset: where the kernel took whole chunks alone, the other
+        side could not tell the cut from an end.
+        """
+        if self._broken:
+            self._inner.abort()
+        else:
+            self._inner.close()

@@ -35,6 +35,7 @@ from geproxy.state.memory import ProcessMemory
 from geproxy.streams import Stream
 from geproxy.terms import Endpoint
 from geproxy.wire.shadowsocks import (
+    CHUNK_BYTES,
     MAX_CHUNK_BYTES,
     MAX_TARGET_BYTES,
     ChunkOpener,
@@ -115,6 +116,17 @@ def sealed_by_hand(*pieces: bytes, salt: bytes = salt_of(1), secret: Secret = SE
     return bytes(sealed)
 
 
+def sealed_in_longest_chunks(data: bytes, salt: bytes = salt_of(1)) -> bytes:
+    """The same in chunks of 0x3FFF bytes, as some peers send them."""
+    aead, sealed, count = SECRET.subkey(salt)(), salt, 0
+    for start in range(0, len(data), MAX_CHUNK_BYTES):
+        piece = data[start : start + MAX_CHUNK_BYTES]
+        for plain in (len(piece).to_bytes(2, "big"), piece):
+            sealed += aead.encrypt(count.to_bytes(12, "little"), plain, None)
+            count += 1
+    return sealed
+
+
 def opened_by_hand(sealed: bytes, secret: Secret = SECRET) -> bytes:
     """What is in a stream that ends where a chunk does."""
     size = secret.method.salt_bytes
@@ -186,7 +198,7 @@ MAKERS = [
 ]
 
 
-# A cut inside a chunk is no end, so a sealed stream has a test of its own for this one.
+# What was cut is no end, so a sealed stream has a test of its own for this one.
 HOSTED = [check for check in CHECKS if check is not a_deadline_ends_a_waiting_send]
 
 
@@ -206,7 +218,7 @@ def test_a_deadline_ends_a_waiting_send_and_the_reader_knows(make_pair: MakePair
         here.send_all(data)
     here.close()
     plain, error = reading(there)
-    assert type(error) is ProtocolError
+    assert type(error) is ResetError
     assert data.startswith(plain)
     assert len(plain) < len(data)
     there.close()
@@ -233,14 +245,14 @@ def test_salt_head_and_first_bytes_leave_as_one(method: Method, pool: CountedPoo
     "size_bytes",
     [
         pytest.param(1, id="one byte"),
-        pytest.param(MAX_CHUNK_BYTES - len(HEAD), id="as much as fits beside the head"),
-        pytest.param(MAX_CHUNK_BYTES - len(HEAD) + 1, id="one byte more"),
-        pytest.param(MAX_CHUNK_BYTES, id="a whole chunk of its own"),
+        pytest.param(CHUNK_BYTES - len(HEAD), id="as much as fits beside the head"),
+        pytest.param(CHUNK_BYTES - len(HEAD) + 1, id="one byte more"),
+        pytest.param(CHUNK_BYTES, id="a whole chunk of its own"),
         pytest.param(READ_BYTES, id="as much as is read at once"),
         pytest.param(300_000, id="much"),
     ],
 )
-def test_the_first_segment_holds_as_much_as_one_chunk_can(
+def test_the_first_segment_holds_as_much_as_one_read_does(
     size_bytes: int, pool: CountedPool
 ) -> None:
     inner, raw = memory_pair(PIECE_BYTES)
@@ -249,8 +261,7 @@ def test_the_first_segment_holds_as_much_as_one_chunk_can(
     stream.send_all(data)
     stream.close_write()
     first = raw.recv(PIECE_BYTES)
-    expected = (HEAD + data)[:MAX_CHUNK_BYTES]
-    assert opened_by_hand(first) == expected
+    assert opened_by_hand(first) == HEAD + data[:READ_BYTES]
     assert opened_by_hand(first + read_to_end(raw)) == HEAD + data
 
 
@@ -268,7 +279,7 @@ def test_whole_chunks_leave_as_many_at_a_time_as_a_buffer_holds(pool: CountedPoo
     stream.send_all(b"x")
     raw.recv(PIECE_BYTES)
     stream.send_all(noise(READ_BYTES + 1))
-    assert len(raw.recv(PIECE_BYTES)) == BUFFER_BYTES
+    assert len(raw.recv(PIECE_BYTES)) == sealed_size(READ_BYTES) <= BUFFER_BYTES
     assert len(raw.recv(PIECE_BYTES)) == sealed_size(1)
 
 
@@ -541,14 +552,14 @@ def test_an_empty_chunk_is_no_end(read: Callable[[Stream], bytes], pool: Counted
     assert read(stream) == b"onetwo"
 
 
-@pytest.mark.parametrize("room_bytes", [1000, MAX_CHUNK_BYTES, READ_BYTES - 1, READ_BYTES])
+@pytest.mark.parametrize("room_bytes", [1000, MAX_CHUNK_BYTES, BUFFER_BYTES - 1, BUFFER_BYTES])
 def test_a_reader_with_little_room_need_not_wait_for_what_has_come(
     room_bytes: int, pool: CountedPool
 ) -> None:
     raw, inner = memory_pair(PIECE_BYTES)
     stream = SealedStream(inner, SECRET, pool, salts=memory())
-    data = noise(READ_BYTES)
-    raw.send_all(sealed_by_hand(data))
+    data = noise(BUFFER_BYTES)
+    raw.send_all(sealed_in_longest_chunks(data))
     room = memoryview(bytearray(room_bytes))
     received = b""
     while len(received) < len(data):
@@ -570,7 +581,10 @@ def test_a_message_takes_nothing_of_what_follows_it_in_its_chunk(pool: CountedPo
             assert read(stream) == data
 
 
-def test_whatever_is_left_of_one_read_fits_the_next(pool: CountedPool) -> None:
+@pytest.mark.parametrize("longest", [False, True], ids=["of any length", "the longest"])
+def test_whatever_chunks_are_left_of_one_read_fit_the_next(
+    longest: bool, pool: CountedPool
+) -> None:
     dice = random.Random(5)
     data = noise(1_500_000)
     raw, inner = memory_pair(200_000)
@@ -580,13 +594,14 @@ def test_whatever_is_left_of_one_read_fits_the_next(pool: CountedPool) -> None:
         size = dice.choice((1, 50, 1000, MAX_CHUNK_BYTES - 1, MAX_CHUNK_BYTES))
         pieces.append(left[:size])
         left = left[size:]
+    sealed = sealed_in_longest_chunks(data) if longest else sealed_by_hand(*pieces)
 
     def send() -> None:
-        for piece in parts(sealed_by_hand(*pieces), [dice.randrange(1_600_000) for _ in range(60)]):
+        for piece in parts(sealed, [dice.randrange(1_600_000) for _ in range(60)]):
             raw.send_all(piece)
         raw.close_write()
 
-    window = memoryview(bytearray(READ_BYTES))
+    window = memoryview(bytearray(BUFFER_BYTES))
     received = bytearray()
     with beside(send):
         while True:
@@ -671,7 +686,7 @@ def test_a_replay_is_told_only_once_its_first_chunk_is_whole(pool: CountedPool) 
     reading(listener(pool, FLIGHT, salts=salts))
     raw, inner = memory_pair()
     stream = SealedStream(inner, SECRET, pool, salts=salts)
-    room = memoryview(bytearray(READ_BYTES))
+    room = memoryview(bytearray(BUFFER_BYTES))
     for place in range(FIRST_CHUNK_BYTES - 1):
         raw.send_all(FLIGHT[place : place + 1])
         assert stream.recv_into(room) is None
@@ -782,7 +797,7 @@ def test_empty_chunks_without_end_do_not_keep_the_loop_to_themselves() -> None:
     far.send_all(salt)
     for start in range(0, len(empty), 34):
         far.send_all(bytes(empty[start : start + 34]))
-    buffer = memoryview(bytearray(READ_BYTES))
+    buffer = memoryview(bytearray(BUFFER_BYTES))
     for _ in range(3):
         assert reader.recv_into(buffer) is None
     assert inner.recv_into(buffer) == 34, "there is more, and it waits for another turn"

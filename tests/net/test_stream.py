@@ -8,8 +8,9 @@ import pytest
 
 from geproxy.errors import DeadlineError, ProtocolError
 from geproxy.net.deadline import Deadline
+from geproxy.net.messages import peek, read_to_end
 from geproxy.net.sockopt import prepare_connection
-from geproxy.net.stream import SocketStream, peek, read_to_end
+from geproxy.net.stream import SocketStream
 from geproxy.terms import Endpoint
 from tests.support.conformance import (
     CHECKS,

@@ -16,7 +16,7 @@ from gevent.event import Event
 
 from geproxy.errors import DeadlineError, ProtocolError, ResetError
 from geproxy.net.deadline import Deadline
-from geproxy.streams import Decoder
+from geproxy.streams import Decoder, Lender
 from geproxy.terms import Endpoint
 
 T = TypeVar("T")
@@ -179,6 +179,13 @@ class MemoryStream:
         """Put *data* on its way."""
         self._outgoing.put(memoryview(data))
         self._sent = True
+
+    def send_lent(self, buffer: memoryview, count: int, lender: Lender) -> None:
+        """Put a copy on its way."""
+        try:
+            self.send_all(buffer[:count])
+        finally:
+            lender.give(buffer)
 
     def read_message(self, message: Decoder[T], limit_bytes: int) -> T:
         """Read piece by piece until *message* is satisfied; keep the rest of the last one."""

@@ -14,6 +14,7 @@ from geproxy.crypto.methods import AES_128_GCM, CHACHA20_POLY1305, METHODS, Meth
 from geproxy.errors import AuthenticationError, ProtocolError
 from geproxy.terms import Endpoint, Outcome
 from geproxy.wire.shadowsocks import (
+    CHUNK_BYTES,
     CHUNK_OVERHEAD_BYTES,
     MAX_CHUNK_BYTES,
     MAX_SEALED_CHUNK_BYTES,
@@ -228,7 +229,7 @@ def little_endian(count: int) -> list[bytes]:
 
 def test_the_nonce_is_a_little_endian_counter_that_grows_with_each_seal() -> None:
     notebook = Notebook()
-    seal(notebook, b"one", b"two", b"x" * (MAX_CHUNK_BYTES + 1))
+    seal(notebook, b"one", b"two", b"x" * (CHUNK_BYTES + 1))
     assert notebook.nonces[:3] == [b"\0" * 12, b"\x01" + b"\0" * 11, b"\x02" + b"\0" * 11]
     assert notebook.nonces == little_endian(8)
 
@@ -273,11 +274,11 @@ def test_two_calls_of_the_sealer_are_one_stream() -> None:
     [
         pytest.param(0, [], id="nothing is no chunk"),
         pytest.param(1, [1], id="one byte"),
-        pytest.param(MAX_CHUNK_BYTES - 1, [0x3FFE], id="one less than a chunk holds"),
-        pytest.param(MAX_CHUNK_BYTES, [0x3FFF], id="as much as a chunk holds"),
-        pytest.param(MAX_CHUNK_BYTES + 1, [0x3FFF, 1], id="one more"),
-        pytest.param(3 * MAX_CHUNK_BYTES, [0x3FFF] * 3, id="three full ones"),
-        pytest.param(65_536, [0x3FFF] * 4 + [4], id="64 KiB"),
+        pytest.param(CHUNK_BYTES - 1, [16_255], id="one less than a chunk holds"),
+        pytest.param(CHUNK_BYTES, [16_256], id="as much as a chunk holds"),
+        pytest.param(CHUNK_BYTES + 1, [16_256, 1], id="one more"),
+        pytest.param(3 * CHUNK_BYTES, [16_256] * 3, id="three full ones"),
+        pytest.param(65_536, [16_256] * 4 + [512], id="64 KiB"),
     ],
 )
 def test_no_chunk_holds_more_than_14_bits_can_say(size_bytes: int, chunks: list[int]) -> None:
@@ -290,7 +291,10 @@ def test_no_chunk_holds_more_than_14_bits_can_say(size_bytes: int, chunks: list[
 def test_the_sizes_add_up() -> None:
     assert MAX_CHUNK_BYTES == 16_383
     assert CHUNK_OVERHEAD_BYTES == 34
-    assert sealed_size(MAX_CHUNK_BYTES) == MAX_SEALED_CHUNK_BYTES == 16_417
+    assert MAX_SEALED_CHUNK_BYTES == 16_417
+    assert sealed_size(CHUNK_BYTES) == 16_290
+    assert CHUNK_BYTES <= MAX_CHUNK_BYTES
+    assert CHUNK_BYTES % 128 == 0, "what OpenSSL's Poly1305 takes at once"
 
 
 @pytest.mark.parametrize("length", [0x4000, 0x4001, 0x7FFF, 0x8000, 0xBFFF, 0xC000, 0xFFFF])
@@ -421,7 +425,7 @@ def test_whole_chunks_out_of_their_place_are_noticed(order: tuple[int, ...]) -> 
 
 
 def test_a_flip_in_a_long_stream_is_noticed_wherever_it_is() -> None:
-    plain = random.Random(3).randbytes(3 * MAX_CHUNK_BYTES)
+    plain = random.Random(3).randbytes(3 * CHUNK_BYTES)
     sealed = bytearray(seal(make_aead(CHACHA20_POLY1305, bytes(32)), plain))
     dice = random.Random(4)
     for _ in range(100):
@@ -430,7 +434,7 @@ def test_a_flip_in_a_long_stream_is_noticed_wherever_it_is() -> None:
         reader = Reader(make_aead(CHACHA20_POLY1305, bytes(32)), MAX_CHUNK_BYTES)
         with pytest.raises(AuthenticationError):
             reader.feed(bytes(sealed))
-        assert reader.plain == plain[: place // MAX_SEALED_CHUNK_BYTES * MAX_CHUNK_BYTES]
+        assert reader.plain == plain[: place // sealed_size(CHUNK_BYTES) * CHUNK_BYTES]
         sealed[place] ^= 0x80
 
 
