@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 PEERS = curl nginx-light openssl iproute2 util-linux mandoc procps shadowsocks-libev \
-    dante-client tnftp vsftpd v2ray bind9-dnsutils dnsmasq-base python3-socks
+    dante-client tnftp vsftpd v2ray bind9-dnsutils dnsmasq-base python3-socks strace
 RUNNING_TESTS = .venv/bin/python -m pytest
 
 # Where things go. With DESTDIR, all of it goes below that folder, and no installed file knows.

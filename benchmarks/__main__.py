@@ -57,6 +57,7 @@ def _measure(arguments: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:
     most = most_connections(arguments.workers)
     results |= {"workers": arguments.workers, "most_idle_connections": most}
     results["network"] = network.isolate()
+    results["congestion_control"] = network.congestion_control()
     with tempfile.TemporaryDirectory(prefix="geproxy-bench-") as folder:
         program = compile_into(Path(folder))
         room = {"connections": most}

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from geproxy.crypto.password import hash_password
+
 ROOT = Path(__file__).parent.parent
 GEPROXY = str(ROOT / "bin" / "geproxy")
 SEARCH_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -27,7 +29,7 @@ class Setting:
     peer_port: int  # a sealed pair: where its far end listens
     workers: int
     method: str
-    password: str
+    password: str  # a sealed pair's, or that of all users
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Contender:
     program: str
     package: str
     prepare: Callable[[Setting], list[Command]] | None
+    user: str = ""  # who logs in; empty: nobody has to
 
     def missing(self) -> str:
         """Why it cannot take part; empty if it can."""
@@ -90,25 +93,55 @@ sessions = {NO_LIMIT_SESSIONS}
     return Command([GEPROXY, "-f", _write(setting, f"{name}.conf", text)], port)
 
 
+def _front(setting: Setting, scheme: str = "socks5") -> str:
+    return f'[listen.front]\nurl = "{scheme}://127.0.0.1:{setting.front_port}"'
+
+
 def _geproxy_socks5(setting: Setting) -> list[Command]:
-    front = f'[listen.front]\nurl = "socks5://127.0.0.1:{setting.front_port}"'
-    return [_geproxy(setting, "plain", setting.front_port, front)]
+    return [_geproxy(setting, "plain", setting.front_port, _front(setting))]
 
 
 def _geproxy_http(setting: Setting) -> list[Command]:
     # CONNECT reaches the ports of TLS alone, unless a rule says more.
-    front = f'[listen.front]\nurl = "http://127.0.0.1:{setting.front_port}"'
     rule = '[[rule]]\nlisten = ["front"]\nport = ["1-65535"]\naction = "direct"'
-    return [_geproxy(setting, "http", setting.front_port, f"{front}\n{rule}")]
+    tables = f"{_front(setting, 'http')}\n{rule}"
+    return [_geproxy(setting, "http", setting.front_port, tables)]
 
 
 def _geproxy_pair(setting: Setting) -> list[Command]:
     url = f'"ss://{setting.method}:{setting.password}@127.0.0.1:{setting.peer_port}"'
-    front = f'[listen.front]\nurl = "socks5://127.0.0.1:{setting.front_port}"\nvia = "remote"'
+    front = f'{_front(setting)}\nvia = "remote"'
     return [
         _geproxy(setting, "remote", setting.peer_port, f"[listen.sealed]\nurl = {url}"),
         _geproxy(setting, "local", setting.front_port, f"{front}\n[via.remote]\nurl = {url}"),
     ]
+
+
+def with_users(count: int) -> Contender:
+    """One geproxy that lets so many users in; it is the last of them who comes."""
+
+    def prepare(setting: Setting) -> list[Command]:
+        # Each user has the same password, or to hash them all would take minutes.
+        stored = hash_password(setting.password.encode())
+        lines = (f"user{number}:{stored}\n" for number in range(1, count + 1))
+        _write(setting, "users", "".join(lines))
+        front = f'{_front(setting)}\nusers = "users"'
+        return [_geproxy(setting, "plain", setting.front_port, front)]
+
+    return Contender("geproxy", GEPROXY, "", prepare, user=f"user{count}")
+
+
+def with_listeners(count: int) -> Contender:
+    """One geproxy that listens on so many ports; it is the first of them where clients come."""
+
+    def prepare(setting: Setting) -> list[Command]:
+        others = (
+            f'[listen.other-{number}]\nurl = "socks5://127.0.0.1:0"' for number in range(1, count)
+        )
+        tables = "\n".join([_front(setting), *others])
+        return [_geproxy(setting, "plain", setting.front_port, tables)]
+
+    return Contender("geproxy", GEPROXY, "", prepare)
 
 
 # -- its peers ---------------------------------------------------------------------------------

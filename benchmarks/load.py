@@ -14,7 +14,12 @@ FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra"]
 COMPILE_SECONDS = 120
 GRACE_SECONDS = 60  # what a role may take beyond the time for which it begins new work
 
+# Name to number. Where the name has a PART in it, it is a part of what stands before: one for the
+# JSON file, not for tables.
 Figures = dict[str, float]
+PART = "."
+
+NOT_HERE = "cannot be measured here"  # begins the reasons that are the machine's, or our rights'
 
 
 class LoadError(Exception):

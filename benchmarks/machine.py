@@ -48,7 +48,8 @@ def _versions() -> dict[str, str]:
     versions["python"] = platform.python_version()
     versions |= {name: metadata.version(name) for name in LIBRARIES}
     versions["openssl"] = backend.openssl_version_text()
-    versions["cc"] = _output("cc", "--version").partition("\n")[0]
+    for tool in ("cc", "strace"):
+        versions[tool] = _output(tool, "--version").partition("\n")[0]
     for contender in (*PLAIN[1:], *SEALED[1:], *HTTP[1:]):
         path = find(contender.program)
         if path is None:

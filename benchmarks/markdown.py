@@ -9,11 +9,13 @@ from benchmarks.report import COMPARED, CPU, HEADINGS, SUBJECT, Json, number
 # What most people choose a proxy by, and in whose words.
 ROWS = {
     "plain/short": "SOCKS5: short connections, 64 at once",
+    "plain/syscalls": "SOCKS5: system calls of a short connection",
     "plain/down-4": "SOCKS5: download, 4 connections",
     "plain/up-64": "SOCKS5: upload, 64 connections",
     "plain/udp-1200x64": "SOCKS5: UDP, 1200 bytes, 64 in flight",
     "plain/memory": "SOCKS5: an idle connection",
     "aes-256-gcm/short": "sealed pair: short connections",
+    "aes-256-gcm/syscalls": "sealed pair: system calls of a short connection, both ends",
     "aes-256-gcm/down-4": "sealed pair, AES-256-GCM: download, 4 connections",
     "aes-256-gcm/up-64": "sealed pair, AES-256-GCM: upload, 64 connections",
     "chacha20-ietf-poly1305/down-4": "sealed pair, ChaCha20: download, 4 connections",

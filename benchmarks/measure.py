@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks.load import NOT_HERE, LoadError
+
 Result = TypeVar("Result")
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -86,11 +88,16 @@ def charged(leaders: Collection[int], work: Callable[[], Result]) -> tuple[Resul
 
 
 def pss_kib(leaders: Collection[int]) -> int:
-    """The memory of the trees, what several processes share divided among them."""
+    """The memory of the trees, what several processes share divided among them.
+
+    Raises LoadError where it is not ours to read: geproxy's workers show theirs to root alone.
+    """
     total = 0
     for pid in tree(leaders):
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except PermissionError:
+            raise LoadError(f"{NOT_HERE}: memory of others is read by root alone") from None
         except OSError:
             continue  # it ended, or is a zombie, which has no memory
         match = re.search(r"^Pss:\s+(\d+) kB$", text, re.M)

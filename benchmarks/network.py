@@ -2,7 +2,8 @@
 
 Thousands of connections a second leave their ports in TIME_WAIT for a minute. On the host's own
 loopback one contender would soon find the ports used up that others have left; and a firewall's
-connection tracking would be measured with all of them.
+connection tracking would be measured with all of them. And where the host's congestion control is
+BBR, most of what is measured would be the timers by which it paces what has no need of it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ CLONE_NEWNET = 0x40000000  # linux/sched.h
 SIOCSIFFLAGS = 0x8914  # linux/sockios.h
 IFF_UP = 1  # linux/if.h
 
-# Chosen here: no more in TIME_WAIT than leave most of the ports free
+# Chosen here
+CONGESTION_CONTROL = "tcp_congestion_control"
 SETTINGS = {
     "ip_local_port_range": "2048 65535",
-    "tcp_max_tw_buckets": "4096",
+    "tcp_max_tw_buckets": "4096",  # no more in TIME_WAIT than leave most of the ports free
+    CONGESTION_CONTROL: "reno",  # in every kernel, for all contenders alike; it sets no timers
 }
 
 
@@ -40,3 +43,8 @@ def isolate() -> str:
     for name, value in SETTINGS.items():
         Path("/proc/sys/net/ipv4", name).write_text(value)
     return "a namespace of its own"
+
+
+def congestion_control() -> str:
+    """What TCP connections have here that ask for nothing else."""
+    return Path("/proc/sys/net/ipv4", CONGESTION_CONTROL).read_text().strip()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import fnmatch
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from benchmarks import contenders, work
+from benchmarks import calls, contenders, work
 from benchmarks.contenders import DIRECT, Contender
 from benchmarks.work import Work
 
 METHODS = ("aes-256-gcm", "chacha20-ietf-poly1305")
 IDLE_LEVELS = (10, 10_000, 20_000)
 WORKER_COUNTS = (1, 2, 4)
+USER_COUNTS = (1, 100, 10_000)
+LISTENER_COUNTS = (1, 16, 128)
 SPARE_DESCRIPTORS = 500  # for short connections beside the idle ones, and whatever else is open
 
 
@@ -38,6 +40,7 @@ class Row:
     method: str = ""
     fresh: bool = False  # each measurement gets a contender that was just started
     quick: bool = False  # belongs to the quick mode
+    once: bool = False  # it counts what does not differ from round to round
 
 
 @dataclass(frozen=True)
@@ -55,18 +58,21 @@ class Plan:
             return
         plain = contenders.PLAIN
         yield from self._common("plain", plain, beside=True)
+        yield self._calls("plain", plain)
         yield from self._datagrams("plain", _without(plain, "microsocks"))
         yield from self._fresh("plain", plain)
         for method in METHODS:
+            first = method == METHODS[0]
             sealed = [
-                *self._common(method, contenders.SEALED, beside=method == METHODS[0]),
+                *self._common(method, contenders.SEALED, beside=first),
+                *([self._calls(method, contenders.SEALED)] if first else []),
                 *self._datagrams(method, contenders.SEALED),
                 *self._fresh(method, contenders.SEALED),
             ]
             for row in sealed:
-                quick = row.quick and method == METHODS[0]
-                yield replace(row, method=method, quick=quick)
-        for row in self._common("http", contenders.HTTP, beside=False):
+                yield replace(row, method=method, quick=row.quick and first)
+        http = contenders.HTTP
+        for row in (*self._common("http", http, beside=False), self._calls("http", http)):
             yield replace(row, dialect="http", quick=False)
         yield from self._scale()
 
@@ -93,6 +99,9 @@ class Plan:
         if beside:
             yield self._row(f"{group}/beside-bulk", who, work.beside_bulk)
 
+    def _calls(self, group: str, who: tuple[Contender, ...]) -> Row:
+        return replace(self._row(f"{group}/syscalls", who, calls.syscalls), once=True)
+
     def _datagrams(self, group: str, who: tuple[Contender, ...]) -> Iterator[Row]:
         who = (*who, DIRECT)
         yield self._row(f"{group}/udp-1200x64", who, work.datagrams(1200, 64), quick=True)
@@ -117,13 +126,23 @@ class Plan:
             ),
             fresh=True,
         )
-        loads = {"short": work.warmed(work.short()), "down-4": work.bulk(4, up=False)}
+        yield self._sizes("users", contenders.with_users, USER_COUNTS)
+        yield self._sizes("listeners", contenders.with_listeners, LISTENER_COUNTS)
+        loads = {"short": work.from_rest(work.short()), "down-4": work.bulk(4, up=False)}
         for name, what in loads.items():
             yield Row(
                 f"scale/workers-{name}",
                 tuple(Entry(f"workers: {n}", geproxy, what, n) for n in WORKER_COUNTS),
                 fresh=True,
             )
+
+    def _sizes(self, name: str, made: Callable[[int], Contender], counts: tuple[int, ...]) -> Row:
+        what = work.from_rest(work.short())
+        return Row(
+            f"scale/{name}",
+            tuple(Entry(f"{name}: {count}", made(count), what, self.workers) for count in counts),
+            fresh=True,
+        )
 
     def _streams(self) -> Iterator[Row]:
         groups = [("plain", contenders.PLAIN[:1], "")]

@@ -15,12 +15,15 @@ DRAWN = {
     "/up-4": ("mb_per_second", "cpu_s_per_gb"),
     "/down-64": ("mb_per_second", "cpu_s_per_gb"),
     "/latency": ("p50_ms",),
+    "/syscalls": ("syscalls",),
     "/beside-bulk": ("p99_ms",),
     "/udp-1200x64": ("per_second", "cpu_s_per_100k"),
     "/udp-1200x1": ("p50_ms",),
     "/memory": ("kib_per_connection",),
     "/start": ("start_seconds",),
     "scale/open": ("cpu_ms", "idle_cpu_ms_per_s"),
+    "scale/users": ("per_second", "cpu_ms"),
+    "scale/listeners": ("per_second", "cpu_ms"),
     "scale/workers-short": ("per_second",),
     "scale/workers-down-4": ("mb_per_second",),
 }
@@ -35,6 +38,7 @@ TITLES = {
     "kib_per_connection": "KiB per connection (less is better)",
     "idle_cpu_ms_per_s": "CPU ms per idle second (less is better)",
     "start_seconds": "seconds to the first answer (less is better)",
+    "syscalls": "system calls each (less is better)",
 }
 
 COLUMNS = 3

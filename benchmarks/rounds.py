@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from benchmarks import work
-from benchmarks.load import Figures, LoadError
+from benchmarks.load import PART, Figures, LoadError
 from benchmarks.plan import Entry, Row
 from benchmarks.running import Running, StartError
 from benchmarks.work import Bench
@@ -76,7 +76,7 @@ def measure_rows(rows: Iterable[Row], bench: Bench, rounds: int, say: Say) -> di
             entries = [entry for entry in row.entries if not entry.contender.missing()]
             outcomes: Outcomes = {entry.label: [] for entry in entries}
             stage.enter(row)
-            for number in range(rounds):
+            for number in range(1 if row.once else rounds):
                 for entry in entries:
                     outcome = _measure(stage, bench, row, entry)
                     outcomes[entry.label].append(outcome)
@@ -107,7 +107,8 @@ def _prepared(row: Row, entry: Entry) -> Running:
 
 
 def brief(outcome: Outcome) -> str:
-    """One outcome in a line."""
+    """One outcome in a line, without the parts of its figures."""
     if isinstance(outcome, str):
         return f"FAILED: {outcome}"
-    return ", ".join(f"{name} {value:.4g}" for name, value in outcome.items())
+    whole = {name: value for name, value in outcome.items() if PART not in name}
+    return ", ".join(f"{name} {value:.4g}" for name, value in whole.items())

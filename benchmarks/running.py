@@ -21,7 +21,9 @@ STOP_SECONDS = 5.0
 START_TRIES = 3  # another program may take a port between our looking and the contender's bind
 POLL_SECONDS = 0.002
 
-NO_AUTHENTICATION = b"\x05\x01\x00"  # RFC 1928 §3
+# RFC 1928 §3
+NO_AUTHENTICATION = 0
+USERNAME_PASSWORD = 2
 TCP_LISTEN = "0A"  # net/tcp_states.h
 
 
@@ -54,6 +56,7 @@ class Running:
         self.dialect = dialect
         self.port = 0
         self.start_seconds = 0.0  # from the first exec until the front answers
+        self._password = secrets.token_hex(16)
         self._contender = contender
         self._workers = workers
         self._method = method
@@ -76,7 +79,10 @@ class Running:
         """How the load generator finds it."""
         if self._contender.prepare is None:
             return {"dialect": "direct"}
-        return {"dialect": self.dialect, "proxy": self.port}
+        options: dict[str, object] = {"dialect": self.dialect, "proxy": self.port}
+        if self._contender.user:
+            options |= {"user": self._contender.user, "password": self._password}
+        return options
 
     def __enter__(self) -> Self:
         for left in reversed(range(START_TRIES)):
@@ -107,10 +113,11 @@ class Running:
         folder = Path(self._folder.name)
         self.port = free_port()
         setting = Setting(
-            folder, self.port, free_port(), self._workers, self._method, secrets.token_hex(16)
+            folder, self.port, free_port(), self._workers, self._method, self._password
         )
+        commands = self._contender.prepare(setting)
         began = time.monotonic()
-        for command in self._contender.prepare(setting):
+        for command in commands:
             self._launch(command, folder)
         self.start_seconds = time.monotonic() - began
 
@@ -126,14 +133,18 @@ class Running:
                 start_new_session=True,
             )
         self._processes.append(process)
-        there = _greets if self.dialect == "socks5" and command.port == self.port else _listens
         deadline = time.monotonic() + START_SECONDS
-        while not there(command.port):
+        while not self._answers(command.port):
             if process.poll() is not None or time.monotonic() > deadline:
                 lines = log_path.read_text(errors="replace").strip().splitlines()
                 said = lines[-1] if lines else f"{command.arguments[0]} did not start"
                 raise StartError(said.replace(f"{folder}/", ""))
             time.sleep(POLL_SECONDS)
+
+    def _answers(self, port: int) -> bool:
+        if self.dialect != "socks5" or port != self.port:
+            return _listens(port)
+        return _greets(port, USERNAME_PASSWORD if self._contender.user else NO_AUTHENTICATION)
 
     def _stop(self) -> None:
         # Who leads ends its own; what is left after that belongs to its session still.
@@ -159,12 +170,12 @@ def _kill(pid: int) -> None:
         pass  # it has ended already
 
 
-def _greets(port: int) -> bool:
-    """Whether a SOCKS5 server there answers a greeting."""
+def _greets(port: int, method: int) -> bool:
+    """Whether a SOCKS5 server there answers a greeting, and takes *method*."""
     try:
         with socket.create_connection(("127.0.0.1", port), START_SECONDS) as client:
-            client.sendall(NO_AUTHENTICATION)
-            return client.recv(2) == b"\x05\x00"
+            client.sendall(bytes((5, 1, method)))
+            return client.recv(2) == bytes((5, method))
     except OSError:
         return False
 

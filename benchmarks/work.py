@@ -46,7 +46,8 @@ def short(connections: int = 64) -> Work:
 
     def work(bench: Bench, running: Running) -> Figures:
         found, cpu_seconds = measure.charged(
-            running.leaders, lambda: _short(bench, running, connections, bench.seconds)
+            running.leaders,
+            lambda: short_connections(bench, running, connections, seconds=bench.seconds),
         )
         return {
             "per_second": found["count"] / found["seconds"],
@@ -59,14 +60,15 @@ def short(connections: int = 64) -> Work:
     return work
 
 
-def _short(bench: Bench, running: Running, connections: int, seconds: float) -> Figures:
+def short_connections(bench: Bench, running: Running, connections: int, **until: float) -> Figures:
+    """So many at once for *seconds*, or *count* in all; LoadError if more than a few fail."""
     found = run(
         bench.program,
         "short",
         **running.load_options(),
         target=bench.port("echo"),
         connections=connections,
-        seconds=seconds,
+        **until,
     )
     if found["failures"] > found["count"] / 100:
         raise LoadError(f"{found['failures']} connections failed: {found['reason']}")
@@ -75,17 +77,7 @@ def _short(bench: Bench, running: Running, connections: int, seconds: float) -> 
 
 def warm_up(bench: Bench, running: Running) -> None:
     """Let a contender load, fork and allocate what it does but once."""
-    _short(bench, running, 4, WARM_UP_SECONDS)
-
-
-def warmed(what: Work) -> Work:
-    """*what*, after a warm-up."""
-
-    def work(bench: Bench, running: Running) -> Figures:
-        warm_up(bench, running)
-        return what(bench, running)
-
-    return work
+    short_connections(bench, running, 4, seconds=WARM_UP_SECONDS)
 
 
 def bulk(connections: int, *, up: bool) -> Work:
@@ -240,6 +232,25 @@ def beside_idle(connections: int) -> Work:
             }
 
     return work
+
+
+def from_rest(what: Work) -> Work:
+    """*what*, by a contender that is warm; and what that took: time to start, memory at rest."""
+
+    def work(bench: Bench, running: Running) -> Figures:
+        warm_up(bench, running)
+        rest = _rest(running)
+        return {**what(bench, running), **rest, "start_seconds": running.start_seconds}
+
+    return work
+
+
+def _rest(running: Running) -> Figures:
+    measure.settled_cpu_seconds(running.leaders)
+    try:
+        return {"base_mib": measure.pss_kib(running.leaders) / 1024}
+    except LoadError:  # not ours to read; what follows can be measured all the same
+        return {}
 
 
 def _idle(bench: Bench, running: Running, connections: int) -> Held:

@@ -10,7 +10,9 @@
 
 /* A conversation with the proxy goes message by message: some peers take one recv for one
  * message, and lose what a client sends together with it. */
-enum step { DIALING, GREETED, REQUESTED, OPEN };
+enum step { DIALING, GREETED, NAMED, REQUESTED, OPEN };
+
+enum method { NO_AUTHENTICATION = 0, USERNAME_PASSWORD = 2 }; /* RFC 1928 section 3 */
 
 #define IPV4_REPLY_BYTES 10 /* VER REP RSV ATYP, address, port (RFC 1928 section 6) */
 
@@ -72,11 +74,44 @@ static void request(struct connection *connection) {
     send_whole(connection, message, sizeof message);
 }
 
+static enum method method_of(const struct connection *connection) {
+    return connection->options->user ? USERNAME_PASSWORD : NO_AUTHENTICATION;
+}
+
+static void greet(struct connection *connection) {
+    const unsigned char message[] = {5, 1, (unsigned char)method_of(connection)};
+    connection->step = GREETED;
+    send_whole(connection, message, sizeof message);
+}
+
+/* VER ULEN UNAME PLEN PASSWD (RFC 1929 section 2); nothing is longer than its octet can say. */
+static void name_user(struct connection *connection) {
+    const struct options *options = connection->options;
+    char message[2 + 255 + 1 + 255 + 1];
+    int size = snprintf(message, sizeof message, "\1%c%s%c%s", (int)strlen(options->user),
+                        options->user, (int)strlen(options->password), options->password);
+    connection->step = NAMED;
+    connection->have = 0;
+    send_whole(connection, message, (size_t)size);
+}
+
 static void take_method(struct connection *connection) {
     if (!receive(connection, 2))
         return;
-    if (connection->reply[0] != 5 || connection->reply[1] != 0)
+    if (connection->reply[0] != 5 || connection->reply[1] != method_of(connection))
         connection_fail(connection, "METHOD %u was chosen", connection->reply[1]);
+    else if (connection->options->user)
+        name_user(connection);
+    else
+        request(connection);
+}
+
+static void take_status(struct connection *connection) {
+    if (!receive(connection, 2))
+        return;
+    if (connection->reply[0] != 1 || connection->reply[1] != 0)
+        connection_fail(connection, "the password was answered with STATUS %u",
+                        connection->reply[1]);
     else
         request(connection);
 }
@@ -153,8 +188,7 @@ static void dialed(struct connection *connection) {
     } else if (connection->options->dialect == HTTP) {
         request_http(connection);
     } else {
-        connection->step = GREETED;
-        send_whole(connection, "\5\1\0", 3); /* VER, one METHOD: no authentication */
+        greet(connection);
     }
 }
 
@@ -170,6 +204,8 @@ static void ready(struct watch *watch, unsigned events) {
         take_head(connection);
     else if (connection->step == GREETED)
         take_method(connection);
+    else if (connection->step == NAMED)
+        take_status(connection);
     else
         take_reply(connection);
 }

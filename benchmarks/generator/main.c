@@ -21,8 +21,14 @@ static void set(struct options *options, const char *name, const char *value) {
         options->proxy = atoi(value);
     else if (strcmp(name, "target") == 0)
         options->target = atoi(value);
+    else if (strcmp(name, "user") == 0)
+        options->user = value;
+    else if (strcmp(name, "password") == 0)
+        options->password = value;
     else if (strcmp(name, "connections") == 0)
         options->connections = atoi(value);
+    else if (strcmp(name, "count") == 0)
+        options->count = strtoull(value, NULL, 10);
     else if (strcmp(name, "seconds") == 0)
         options->seconds = atof(value);
     else if (strcmp(name, "bytes") == 0)
@@ -46,6 +52,8 @@ static void set(struct options *options, const char *name, const char *value) {
 static void check(const char *role, const struct options *options) {
     if (options->connections < 1 || options->block < 1)
         give_up("connections and block are at least 1");
+    if (options->user && (strlen(options->user) > 255 || strlen(options->password) > 255))
+        give_up("user and password have at most 255 bytes");
     if (options->payload < 1 || options->payload > 1400)
         give_up("payload is from 1 to 1400");
     if (options->payload < 24 && strcmp(role, "udp") == 0)
@@ -68,8 +76,9 @@ static void raise_limit(int connections) {
 }
 
 int main(int count, char **arguments) {
-    static struct options options = {.connections = 1, .seconds = 1, .block = 4 << 20,
-                                     .payload = 64, .flight = 1, .patience = 10};
+    static struct options options = {.password = "", .connections = 1, .seconds = 1,
+                                     .block = 4 << 20, .payload = 64, .flight = 1,
+                                     .patience = 10};
     const char *role = count > 1 ? arguments[1] : "";
     for (int i = 2; i < count; i++) {
         char *value = strchr(arguments[i], '=');

@@ -10,13 +10,15 @@
 #define FAILURES 100 /* so many, and more than went well: there is nothing to measure */
 
 static unsigned char ping[PING_BYTES];
-static uint64_t end_ns;
+static const struct options *chosen;
+static uint64_t end_ns, begun;
 static size_t failures;
 static int live;
 static char reason[256];
 
 static void next(struct connection *connection) {
-    if (now_ns() < end_ns) {
+    if (chosen->count ? begun < chosen->count : now_ns() < end_ns) {
+        begun++;
         connection_open(connection);
     } else if (--live == 0) {
         loop_stop();
@@ -60,14 +62,16 @@ void run_short(const struct options *options) {
     struct connection *connections = allocate(count, sizeof *connections);
     uint64_t began_ns = now_ns();
     stream_fill(1, 0, ping, sizeof ping);
+    chosen = options;
     end_ns = after_ns(options->seconds);
     live = options->connections;
     for (size_t i = 0; i < count; i++) {
         connections[i] = (struct connection){
             .opened = opened, .readable = readable, .failed = failed, .options = options};
-        connection_open(&connections[i]);
+        next(&connections[i]);
     }
-    loop_run(options->patience, NULL);
+    if (live)
+        loop_run(options->patience, NULL);
     double seconds = (double)(now_ns() - began_ns) / 1e9;
     if (!noted())
         give_up("%s", reason);

@@ -65,6 +65,14 @@ def test_short_connections_are_counted(program: Path, targets: Figures) -> None:
     assert found["failures"] == 0
 
 
+@pytest.mark.parametrize("at_once", [1, 4, 50])
+def test_so_many_short_connections_are_made_as_were_asked_for(
+    program: Path, targets: Figures, at_once: int
+) -> None:
+    found = run(program, "short", target=targets["echo"], connections=at_once, count=40)
+    assert (found["count"], found["failures"]) == (40, 0)
+
+
 def test_datagrams_come_back(program: Path, targets: Figures) -> None:
     found = run(program, "udp", target=targets["datagrams"], flight=8, seconds=0.1)
     assert found["count"] >= 8

@@ -4,8 +4,13 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks import measure
+from benchmarks.load import NOT_HERE, LoadError
 from tests.support.proxy import wait_until
+
+NOBODY = 65534
 
 # A leader whose child lives on after it has burned time, in a process that has ended meanwhile.
 FAMILY = """
@@ -41,6 +46,22 @@ def test_a_tree_is_its_leader_and_all_below_it() -> None:
         leader.communicate("\n")
     assert measure.tree([leader.pid]) == []
     assert measure.cpu_seconds([leader.pid]) == 0
+
+
+def test_memory_that_is_not_ours_to_read_is_not_counted_as_none() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setuid(NOBODY)
+            measure.pss_kib([os.getppid()])
+        except LoadError as error:
+            status = 0 if str(error).startswith(NOT_HERE) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_nobody_has_used_nothing() -> None:

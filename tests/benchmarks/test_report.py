@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks import plot, report
 from benchmarks.goals import Goal
+from benchmarks.load import NOT_HERE
 from benchmarks.plan import Plan, chosen
-from benchmarks.rounds import Outcomes
+from benchmarks.rounds import Outcomes, brief
 
 GEPROXY: list[Any] = [
     {"per_second": 300.0, "cpu_ms": 0.2},
@@ -57,11 +58,24 @@ def test_geproxys_own_failure_is_one_of_the_run() -> None:
     assert report.failed(report.rows({"plain/short": {"geproxy": ["it fell over"]}}))
     not_yet = "geproxy: http.conf: listen.front.url: scheme http:// is not in this version"
     assert not report.failed(report.rows({"http/short": {"geproxy": [not_yet]}}))
+    assert not report.failed(report.rows({"plain/syscalls": {"geproxy": [f"{NOT_HERE}: why"]}}))
 
 
 def test_the_columns_of_a_table_stand_below_their_headings() -> None:
     lines = report.text(results(FOUND)).splitlines()
     assert lines[0].index("per s") + len("per s") == lines[1].index("200") + len("200")
+
+
+def test_parts_of_a_figure_stand_in_the_file_and_in_no_line_of_text() -> None:
+    figures: Any = {"syscalls": 30.0, "calls.sendto": 4.0}
+    found: dict[str, Outcomes] = {"plain/syscalls": {"geproxy": [figures], "danted": [figures]}}
+    assert results(found)["rows"]["plain/syscalls"]["danted"]["rounds"] == [figures]
+    assert report.text(results(found)).splitlines() == [
+        "plain/syscalls  calls each  geproxy's calls each",
+        "geproxy                 30",
+        "danted                  30                1.00 x",
+    ]
+    assert brief(figures) == "syscalls 30"
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:

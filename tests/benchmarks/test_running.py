@@ -1,13 +1,21 @@
 """Contenders: started on ports of their own, and ended with all that they started."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from benchmarks import measure
-from benchmarks.contenders import PLAIN, SEALED, Command, Contender
-from benchmarks.load import Figures, run
-from benchmarks.running import Running, StartError
+from benchmarks.contenders import (
+    PLAIN,
+    SEALED,
+    Command,
+    Contender,
+    with_listeners,
+    with_users,
+)
+from benchmarks.load import Figures, LoadError, run
+from benchmarks.running import TCP_LISTEN, Running, StartError
 from tests.support.proxy import wait_until
 
 pytestmark = pytest.mark.slow
@@ -31,6 +39,30 @@ def test_geproxy_is_reached_through_socks5_and_leaves_nothing(
         wait_until(lambda: len(measure.tree(leaders)) == processes)
         assert measure.cpu_seconds(leaders) > 0
     wait_until(lambda: measure.tree(leaders) == [])
+
+
+def test_of_many_users_each_connection_logs_in(program: Path, targets: Figures) -> None:
+    with Running(with_users(100), "socks5", workers=1) as running:
+        options = running.load_options()
+        load = {"target": targets["echo"], "connections": 4, "count": 40}
+        assert run(program, "short", **options, **load)["failures"] == 0
+        with pytest.raises(LoadError, match="the password was answered with STATUS 1"):
+            run(program, "short", **{**options, "password": "another"}, **load)
+        with pytest.raises(LoadError, match="METHOD 255 was chosen"):
+            run(program, "short", dialect="socks5", proxy=options["proxy"], **load)
+
+
+def test_of_many_listeners_the_first_is_reached(program: Path, targets: Figures) -> None:
+    with Running(with_listeners(16), "socks5", workers=1) as running:
+        assert run(program, "short", **running.load_options(), target=targets["echo"], count=4)
+        assert len(listening(running.leaders[0])) == 16
+
+
+def listening(pid: int) -> set[str]:
+    """The inodes of the TCP sockets on which *pid* listens (proc_pid_net(5))."""
+    files = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {row[9] for row in rows if row[3] == TCP_LISTEN and f"socket:[{row[9]}]" in files}
 
 
 def test_without_a_proxy_the_target_is_reached_itself(program: Path, targets: Figures) -> None:
