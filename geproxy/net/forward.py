@@ -119,6 +119,8 @@ def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
             flow.broken = True
             raise
         flow.reached(count)
+        if count < BULK_BYTES:  # all there was, as a rule; to ask costs more than it would find
+            return True
     return False
 
 

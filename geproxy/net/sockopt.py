@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import struct
 import sys
@@ -10,6 +11,8 @@ import sys
 TCP_INFO_BYTES = 60
 TCPI_STATE, TCPI_RETRANSMITS, TCPI_PROBES = 0, 2, 3
 TCPI_LAST_ACK_RECV = 56
+
+TCP_CA_NAME_MAX = 16  # linux/tcp.h
 
 TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2 = 1, 4, 5  # net/tcp_states.h
 
@@ -25,6 +28,7 @@ LINGER_ABORT = struct.pack("ii", 1, 0)  # close() sends RST and drops what is un
 RECEIVE_BUFFER_BYTES = 1 << 20  # UDP that waits while the loop is busy; net.core.rmem_max caps it
 
 LOOPBACK = ("127.", "::ffff:127.")  # and ::1
+PACING = b"bbr"  # and its later versions
 PLAINEST = b"reno"  # in every kernel, and allowed to everybody
 
 KEEPALIVE_OPTIONS = (
@@ -53,16 +57,27 @@ def keep_alive(sock: socket.socket) -> None:
 
 
 def spare_loopback(sock: socket.socket, host: str) -> None:
-    """Take the plainest congestion control where the other side, *host*, is this machine.
+    """Where the system paces, do not where the other side, *host*, is this machine.
 
-    Nothing is congested there; and where the system's choice is BBR, the timers by which it holds
-    a sender to a rate are more than half of what a relayed byte costs.
+    Nothing is congested there, and the timers by which BBR holds a sender to a rate are more than
+    half of what a relayed byte costs.
     """
-    if host.startswith(LOOPBACK) or host == "::1":
+    if _system_paces() and (host.startswith(LOOPBACK) or host == "::1"):
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, PLAINEST)
         except OSError:  # then it is slower
             pass
+
+
+@functools.cache
+def _system_paces() -> bool:
+    """True where the congestion control of those who ask for none is BBR, or unknown."""
+    try:
+        with socket.socket() as sock:
+            name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, TCP_CA_NAME_MAX)
+    except OSError:  # no descriptor left
+        return True
+    return name.startswith(PACING)
 
 
 def prepare_datagrams(sock: socket.socket) -> None:

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from geproxy.net import sockopt
-from geproxy.net.sockopt import PLAINEST, spare_loopback
-
-TCP_CA_NAME_MAX = 16  # linux/tcp.h
+from geproxy.net.sockopt import PACING, PLAINEST, TCP_CA_NAME_MAX, spare_loopback
 
 
 def control_of(sock: socket.socket) -> bytes:
@@ -26,12 +24,20 @@ def sock() -> Iterator[socket.socket]:
         yield made
 
 
+@pytest.fixture
+def _pacing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that paces; whether the one that runs us does is its administrator's choice."""
+    monkeypatch.setattr(sockopt, "_system_paces", lambda: True)
+
+
+@pytest.mark.usefixtures("_pacing")
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.255.0.9", "::1", "::ffff:127.0.0.1"])
 def test_what_stays_on_this_machine_is_not_paced(sock: socket.socket, host: str) -> None:
     spare_loopback(sock, host)
     assert control_of(sock) == PLAINEST
 
 
+@pytest.mark.usefixtures("_pacing")
 @pytest.mark.parametrize("host", ["192.0.2.1", "10.127.0.1", "::", "2001:db8::1", "::ffff:1.2.7.1"])
 def test_what_leaves_this_machine_has_the_systems_choice(sock: socket.socket, host: str) -> None:
     chosen = control_of(sock)
@@ -39,6 +45,21 @@ def test_what_leaves_this_machine_has_the_systems_choice(sock: socket.socket, ho
     assert control_of(sock) == chosen
 
 
+def test_where_the_system_does_not_pace_its_choice_stays(
+    sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = control_of(sock)
+    monkeypatch.setattr(sockopt, "_system_paces", lambda: False)
+    spare_loopback(sock, "127.0.0.1")
+    assert control_of(sock) == chosen
+
+
+def test_the_system_paces_where_its_choice_is_bbr(sock: socket.socket) -> None:
+    sockopt._system_paces.cache_clear()
+    assert sockopt._system_paces() == control_of(sock).startswith(PACING)
+
+
+@pytest.mark.usefixtures("_pacing")
 def test_a_kernel_that_refuses_costs_nothing_but_speed(
     sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
