@@ -72,18 +72,20 @@ def interleave(addresses: Sequence[Address]) -> list[Address]:
     return ordered
 
 
-def dial(endpoints: Sequence[Endpoint], deadline: Deadline) -> SocketStream:
-    """Connect to the first of *endpoints* that answers; each holds an address, not a name.
+def dial(endpoints: Sequence[Endpoint], target: Endpoint, seconds: float) -> SocketStream:
+    """Connect to the first of *endpoints* that answers; each holds an address of *target*.
 
     The next one is tried when the last one failed, or has not answered for STAGGER_SECONDS.
-    Raises DialError when all have failed, and what *deadline* raises.
+    Raises DialError when all have failed, and after *seconds*.
     """
     race = _Race()
     stream = race.start(endpoints[0])
     if stream is not None:
         return stream
+    text = f"{target}: no connection in {seconds:g} seconds"
+    late = DialError(text, "timeout", Outcome.TIMED_OUT)
     try:
-        with deadline:
+        with Deadline(seconds, "connect", late):
             stream = race.wait(STAGGER_SECONDS)
             for endpoint in endpoints[1:]:
                 if stream is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from geproxy.errors import DeniedError, DialError
-from geproxy.net.deadline import Deadline
+from geproxy.errors import DeniedError
 from geproxy.net.dial import dial, interleave
 from geproxy.net.resolver import Resolver
 from geproxy.net.stream import SocketStream
 from geproxy.seams import Permit
-from geproxy.terms import Address, Endpoint, Outcome
+from geproxy.terms import Address, Endpoint
 
 
 class Dialer:
@@ -24,9 +23,7 @@ class Dialer:
         Raises DeniedError when none of its addresses may be dialed, DialError, and LimitError.
         """
         allowed = self.permitted(target, permit, client)
-        text = f"{target}: no connection in {self._connect_seconds:g} seconds"
-        late = DialError(text, "timeout", Outcome.TIMED_OUT)
-        return dial(allowed, Deadline(self._connect_seconds, "connect", late))
+        return dial(allowed, target, self._connect_seconds)
 
     def permitted(self, target: Endpoint, permit: Permit, client: Address) -> list[Endpoint]:
         """Resolve *target* and keep what *permit* lets pass, at least one, in order of preference.

@@ -34,7 +34,7 @@ def no_descriptor_is_kept() -> Iterator[None]:
 
 def dial_within(endpoints: Sequence[Endpoint], seconds: float = HARD_SECONDS) -> SocketStream:
     """Dial with time enough, unless there is less around this call."""
-    return dial(endpoints, Deadline(seconds, "connect"))
+    return dial(endpoints, endpoints[0], seconds)
 
 
 @contextmanager
