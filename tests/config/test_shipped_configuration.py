@@ -19,6 +19,7 @@ EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "etc" / "examples").glo
 FILE = Path(__file__).resolve().parents[2] / "etc" / "geproxy.conf"
 TEXT = FILE.read_text(encoding="utf-8")
 DOCUMENT = tomllib.loads(TEXT)
+STORED = hash_password(b"correct horse")
 
 
 def example(header):
@@ -97,7 +98,7 @@ def test_the_example_of_a_rule_is_sound(tmp_path):
     """With the ways out in the comments in place, there is nothing to complain or to warn of."""
     relay = f"[via.relay]\nurl = 'ss://aes-256-gcm@192.0.2.1?key={generate_key(AES_256_GCM)}'\n"
     lan = "[listen.lan]\nurl = 'mixed://192.168.1.1'\nusers = 'users'\n"
-    userfile.store(str(tmp_path / "users"), "alice", hash_password(b"correct horse"))
+    userfile.store(str(tmp_path / "users"), "alice", STORED)
     rule = TEXT[TEXT.index("#[[rule]]") :].partition("\n\n")[0].replace("\n#", "\n")[1:]
     path = tmp_path / "geproxy.conf"
     path.touch(0o600)
@@ -122,7 +123,7 @@ def beside(key_file, example, *changes):
     text = example.read_text(encoding="utf-8")
     # The account that the example is for is still to be made; this one every machine has.
     text = text.replace('user = "geproxy"', 'user = "nobody"')
-    userfile.store(str(key_file.with_name("users")), "alice", hash_password(b"correct horse"))
+    userfile.store(str(key_file.with_name("users")), "alice", STORED)
     for old, new in changes:
         assert text.count(old) == 1, old
         text = text.replace(old, new)

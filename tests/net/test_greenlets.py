@@ -27,12 +27,16 @@ from tests.support.conformance import (
     HELLO,
     Parcel,
     beside,
-    left_since,
-    living,
     settle,
     tcp_pair,
     until,
 )
+from tests.support.living import left_since, living, set_heap_aside
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_heap_of_others_is_not_walked() -> None:
+    set_heap_aside()
 
 
 @pytest.fixture(autouse=True)

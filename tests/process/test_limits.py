@@ -2,16 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
-import textwrap
+import resource
 from pathlib import Path
 
 import pytest
 
-from geproxy.process.limits import DESCRIPTORS_PER_SESSION, RESERVE
+from geproxy.process.limits import DESCRIPTORS_PER_SESSION, RESERVE, fit_sessions
 
-ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 
 CAP_SYS_RESOURCE = 24  # linux/capability.h
@@ -25,25 +22,30 @@ def may_raise_hard_limits() -> bool:
 
 
 def fit(
-    sessions: int | str, soft: int, hard: int, *, keep_root: bool = False
+    sessions: int, soft: int, hard: int, *, extra: int = 0, keep_root: bool = False
 ) -> tuple[int, int, int]:
     """Run fit_sessions in a process with these limits; returns its answer and both limits then."""
-    code = f"""
-    import json, os, resource
-    from geproxy.process.limits import fit_sessions
-
-    resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
-    if os.geteuid() == 0 and not {keep_root}:
-        os.setuid({NOBODY})
-    print(json.dumps([fit_sessions({sessions}), *resource.getrlimit(resource.RLIMIT_NOFILE)]))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        cwd=ROOT, capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
-    assert done.stderr == ""
-    answer, soft_now, hard_now = json.loads(done.stdout)
-    return answer, soft_now, hard_now
+    answer, answer_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            if os.geteuid() == 0 and not keep_root:
+                os.setuid(NOBODY)
+            fitting = fit_sessions(sessions, extra)
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            os.write(answer_end, json.dumps([fitting, *limits]).encode())
+        except BaseException as error:
+            os.write(answer_end, json.dumps(repr(error)).encode())
+        finally:
+            os._exit(0)
+    os.close(answer_end)
+    with open(answer) as file:
+        found = json.load(file)
+    os.waitpid(pid, 0)
+    assert isinstance(found, list), found
+    fitting, soft_now, hard_now = found
+    return fitting, soft_now, hard_now
 
 
 def need(sessions: int) -> int:
@@ -84,7 +86,7 @@ def test_sessions_fit_the_descriptors_that_an_ordinary_user_can_have(
     ],
 )
 def test_what_udp_wants_is_had_where_it_can_be_and_costs_no_session(hard: int, raised: int) -> None:
-    assert fit("100, 500", 256, hard) == (100, min(raised, need(100) + 500), hard)
+    assert fit(100, 256, hard, extra=500) == (100, min(raised, need(100) + 500), hard)
 
 
 @pytest.mark.skipif(not may_raise_hard_limits(), reason="CAP_SYS_RESOURCE is missing")

@@ -21,8 +21,6 @@ from geproxy.relay.stream import ASK_SECONDS, Relays
 from tests.support.conformance import (
     HARD_SECONDS,
     MakePair,
-    left_since,
-    living,
     noise,
     read_exactly,
     read_to_end,
@@ -30,9 +28,15 @@ from tests.support.conformance import (
     tcp_pair,
     until,
 )
+from tests.support.living import left_since, living, set_heap_aside
 from tests.support.memory import memory_pair
 
 IDLE_SECONDS, HALF_CLOSE_SECONDS = 100.0, 10.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_heap_of_others_is_not_walked() -> None:
+    set_heap_aside()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ deadline, and closes them.
 
 from __future__ import annotations
 
-import gc
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -15,11 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import gevent
-from greenlet import greenlet
 
 from geproxy.errors import DeadlineError, ProtocolError, ResetError
 from geproxy.net.deadline import Deadline
-from geproxy.net.greenlets import Runner
 from geproxy.net.stream import SocketStream
 from geproxy.streams import Stream
 from geproxy.terms import Endpoint
@@ -30,6 +27,7 @@ Check = Callable[[Stream, Stream], None]
 # Chosen here
 HARD_SECONDS = 20.0  # a check that hangs fails; none of them comes near it
 SHORT_SECONDS = 0.03  # for waits that must not be answered
+SOON_SECONDS = 0.01  # for waits that nobody is there to answer
 BUFFER_BYTES = 128 * 1024
 SOCKET_BUFFER_BYTES = 32 * 1024
 TOO_MUCH_BYTES = 2 * 1024 * 1024  # more than any stream takes while nobody reads
@@ -98,27 +96,6 @@ def settle() -> None:
     for _ in range(20):
         gevent.sleep(0)
     gevent.sleep(0.002)
-
-
-def living() -> set[int]:
-    """The greenlets that have begun and not ended, raw ones too; parked runners do nothing."""
-    hub = gevent.get_hub()
-    return {
-        id(one)
-        for one in gc.get_objects()
-        if isinstance(one, greenlet)
-        and one
-        and one is not hub
-        and one.parent is not None
-        and not (isinstance(one, Runner) and one.function is None)
-    }
-
-
-def left_since(before: set[int]) -> set[int]:
-    """The greenlets that live on and were not among those of *before*."""
-    if living() - before:
-        gc.collect()  # what nobody can reach any more is not running
-    return living() - before
 
 
 def noise(size_bytes: int, seed: int = 1) -> bytes:
@@ -594,7 +571,7 @@ def a_deadline_ends_every_kind_of_reading(here: Stream, there: Stream) -> None:
         lambda: there.read_message(Parcel, Parcel.LIMIT_BYTES),
     ]
     for wait in waits:
-        with raises(DeadlineError), Deadline(SHORT_SECONDS, "a read"):
+        with raises(DeadlineError), Deadline(SOON_SECONDS, "a read"):
             wait()
     here.send_all(b"still alive")
     assert there.recv(100) == b"still alive"
@@ -648,7 +625,7 @@ def a_lingering_reply_arrives_although_bytes_wait_unread(here: Stream, there: St
 @_check
 def lingering_ends_after_its_time(here: Stream, there: Stream) -> None:
     here.send_all(b"no")
-    here.linger(SHORT_SECONDS)
+    here.linger(SOON_SECONDS)
     here.close()
     assert read_to_end(there) == b"no"
 
@@ -672,5 +649,5 @@ def lingering_bears_a_reset(here: Stream, there: Stream) -> None:
 @_check
 def lingering_does_not_swallow_the_deadline_around_it(here: Stream, there: Stream) -> None:
     here.send_all(b"no")
-    with raises(DeadlineError), Deadline(SHORT_SECONDS, "the whole"):
+    with raises(DeadlineError), Deadline(SOON_SECONDS, "the whole"):
         here.linger(HARD_SECONDS)
