@@ -194,13 +194,17 @@ class SealedStream(MessageReader):
 
     def send_lent(self, buffer: memoryview, count: int, lender: Lender) -> None:
         """See streams.Stream; and send_all() for what an interrupted send means."""
+        # What another sealed stream opened may be a little more than one of ours has room for.
+        rest = bytes(buffer[READ_BYTES:count]) if count > READ_BYTES else b""
         try:
             self._begin_send()
-            sealed, size = self._seal(buffer[:count])
+            sealed, size = self._seal(buffer[: count - len(rest)])
         finally:
             lender.give(buffer)
         self._inner.send_lent(sealed, size, self._pool)
         self._broken = False
+        if rest:
+            self.send_all(rest)
 
     def _begin_send(self) -> None:
         if self._broken:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-M_MMAP_THRESHOLD = -3  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 # Chosen here: no session holds so large a block; the check of a password does (16 MiB, 50 ms).
 LARGE_BYTES = 1 << 20
@@ -19,3 +19,5 @@ def return_large_blocks() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # another C library has none, and no such habit
         mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        # Of itself it would be 128 KiB now, less than a busy loop takes and gives all the time.
+        mallopt(M_TRIM_THRESHOLD, 4 * LARGE_BYTES)

@@ -41,8 +41,9 @@ class SharedMemory:
         except OSError:
             os.close(self._descriptor)
             raise
-        # Keyed, so that nobody can choose keys that all fall into one bucket.
-        self._key = os.urandom(32)
+        # Keyed, so that nobody can choose keys that all fall into one bucket; and copied for each
+        # use, which is cheaper than to begin with the key again.
+        self._keyed = blake2b(key=os.urandom(32), digest_size=DIGEST_BYTES)
 
     def remember_once(self, key: bytes) -> bool:
         """True for the first to say *key*; False after that, for as long as it is remembered.
@@ -50,7 +51,9 @@ class SharedMemory:
         False as well when the bucket stays locked: a process was stopped in the middle of a claim,
         and to refuse one client is better than to serve a replay.
         """
-        digest = blake2b(key, key=self._key, digest_size=DIGEST_BYTES).digest()
+        keyed = self._keyed.copy()
+        keyed.update(key)
+        digest = keyed.digest()
         bucket = int.from_bytes(digest[:8], "little") % self._buckets
         start = bucket * BUCKET_BYTES
         if not self._lock(start):

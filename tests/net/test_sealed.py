@@ -116,11 +116,12 @@ def sealed_by_hand(*pieces: bytes, salt: bytes = salt_of(1), secret: Secret = SE
     return bytes(sealed)
 
 
-def sealed_in_longest_chunks(data: bytes, salt: bytes = salt_of(1)) -> bytes:
-    """The same in chunks of 0x3FFF bytes, as some peers send them."""
+def sealed_in_chunks(data: bytes, chunk_bytes: int = MAX_CHUNK_BYTES) -> bytes:
+    """The same in chunks of a size that another program may choose."""
+    salt = salt_of(1)
     aead, sealed, count = SECRET.subkey(salt)(), salt, 0
-    for start in range(0, len(data), MAX_CHUNK_BYTES):
-        piece = data[start : start + MAX_CHUNK_BYTES]
+    for start in range(0, len(data), chunk_bytes):
+        piece = data[start : start + chunk_bytes]
         for plain in (len(piece).to_bytes(2, "big"), piece):
             sealed += aead.encrypt(count.to_bytes(12, "little"), plain, None)
             count += 1
@@ -559,7 +560,7 @@ def test_a_reader_with_little_room_need_not_wait_for_what_has_come(
     raw, inner = memory_pair(PIECE_BYTES)
     stream = SealedStream(inner, SECRET, pool, salts=memory())
     data = noise(BUFFER_BYTES)
-    raw.send_all(sealed_in_longest_chunks(data))
+    raw.send_all(sealed_in_chunks(data))
     room = memoryview(bytearray(room_bytes))
     received = b""
     while len(received) < len(data):
@@ -569,6 +570,21 @@ def test_a_reader_with_little_room_need_not_wait_for_what_has_come(
         received += bytes(room[:count])
     assert received == data
     assert stream.recv_into(room) is None
+
+
+@pytest.mark.parametrize("chunk_bytes", [100, 16_255, 16_256, 16_257, 16_302, MAX_CHUNK_BYTES])
+@pytest.mark.parametrize("head", [HEAD, b""], ids=["with a head", "without"])
+def test_what_another_program_sealed_in_chunks_of_its_own_is_sealed_again_whole(
+    head: bytes, chunk_bytes: int, pool: CountedPool
+) -> None:
+    raw, inner = memory_pair(1_000_000)
+    outer, far = memory_pair(1_000_000)
+    data = noise(500_000)
+    raw.send_all(sealed_in_chunks(data, chunk_bytes))
+    raw.close_write()
+    sink = SealedStream(outer, SECRET, pool, head=head)
+    forward(SealedStream(inner, SECRET, pool, salts=memory()), sink, Flow(), pool)
+    assert opened_by_hand(read_to_end(far)) == head + data
 
 
 def test_a_message_takes_nothing_of_what_follows_it_in_its_chunk(pool: CountedPool) -> None:
@@ -594,7 +610,7 @@ def test_whatever_chunks_are_left_of_one_read_fit_the_next(
         size = dice.choice((1, 50, 1000, MAX_CHUNK_BYTES - 1, MAX_CHUNK_BYTES))
         pieces.append(left[:size])
         left = left[size:]
-    sealed = sealed_in_longest_chunks(data) if longest else sealed_by_hand(*pieces)
+    sealed = sealed_in_chunks(data) if longest else sealed_by_hand(*pieces)
 
     def send() -> None:
         for piece in parts(sealed, [dice.randrange(1_600_000) for _ in range(60)]):
