@@ -32,7 +32,7 @@ from geproxy.net.greenlets import (
 from geproxy.net.stream import SocketStream
 from geproxy.process.assignment import Assignment
 from geproxy.process.control import Verb
-from geproxy.process.heap import return_large_blocks
+from geproxy.process.heap import return_large_blocks, search_seldom
 from geproxy.process.listeners import DATAGRAM, STREAM
 from geproxy.process.privileges import prepare, settle
 from geproxy.process.slots import Slots
@@ -59,6 +59,7 @@ def main(assignment: Assignment) -> int:
     _set_title(assignment.number, 0)
     _die_with_a_word()
     return_large_blocks()
+    search_seldom()
     prepare(assignment.settings.account)
     loop = prepare_loop()
     site = Site(
