@@ -69,7 +69,10 @@ def counted(leaders: Collection[int], what: Callable[[], Result]) -> tuple[Resul
             measure.settled_cpu_seconds(leaders)
         finally:
             _detach(tracer)
-        return result, parsed(summary.read_text())
+        calls = parsed(summary.read_text())
+        if not calls:  # it had to be killed
+            raise LoadError("strace has counted nothing")
+        return result, calls
 
 
 def parsed(summary: str) -> Calls:

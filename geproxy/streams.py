@@ -71,7 +71,8 @@ class Stream(Protocol):
 
     def send_lent(self, buffer: memoryview, count: int, lender: Lender) -> None:
         """Like send_all() of the first *count* bytes of a lent *buffer*, which goes back to its
-        lender as soon as they are elsewhere: whoever waits holds one buffer, not two.
+        lender as soon as they are elsewhere, and when this raises: whoever waits holds one
+        buffer, not two.
         """
         ...
 
@@ -84,6 +85,11 @@ class Stream(Protocol):
     @property
     def holds_head(self) -> bool:
         """True while a head waits to be sent in front of the first bytes, or by send_all(b"")."""
+        ...
+
+    @property
+    def sent_bytes(self) -> int:
+        """How many bytes the kernel has taken of all that was sent, piece by piece."""
         ...
 
     @property

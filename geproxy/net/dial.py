@@ -134,9 +134,10 @@ class _Race:
             self.failures.append(dial_error(error.errno or 0, endpoint))
             self._event.set()
             return None
-        no_delay(sock)  # the rest is set once it is silent: most connections never are
         sockaddr = endpoint.sockaddr
+        no_delay(sock)
         spare_loopback(sock, sockaddr[0])
+        # The rest is set once it is silent: most connections never are.
         number = sock.connect_ex(sockaddr)
         if number == errno.EINPROGRESS:
             # To a target on this host it stands by now, and need not be waited for.

@@ -98,7 +98,7 @@ def move(
 
 
 def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
-    """Move what is there through a buffer, for some rounds at most; True if *source* ran dry."""
+    """Move what is there through a buffer, for some rounds at most; True to wait for more."""
     room_bytes = READ_BYTES if isinstance(source, SocketStream) else BUFFER_BYTES
     for _ in range(ROUNDS):
         buffer = pool.take()

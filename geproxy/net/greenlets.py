@@ -67,8 +67,10 @@ class Runner(greenlet):
     def run(self) -> None:
         """Do one job after the other; their errors, which none should have, are the hub's."""
         while self.function is not None:
-            self.function()
-            self.function = None
+            try:
+                self.function()
+            finally:
+                self.function = None  # an error's traceback holds it, and it holds the error
             self.job += 1
             if len(_parked) < PARKED_RUNNERS:
                 _parked.append(self)
@@ -139,6 +141,7 @@ def run_both(here: Callable[[], None], there: Callable[[], Readable | None]) -> 
     finally:
         both.inside = False
         both.end()
+        both.failure = None  # its traceback holds this frame, and with it itself
 
 
 class _Both:

@@ -100,32 +100,34 @@ class SealedStream(MessageReader):
             buffer[: len(data)] = data
             return len(data)
         if len(buffer) < MAX_SEALED_CHUNK_BYTES:
-            lent = self._pool.take()
+            large = self._pool.take()
             try:
-                count = self.recv_into(lent)
-                self._leftover = bytes(lent[: count or 0])
+                count = self.recv_into(large)
+                self._leftover = bytes(large[: count or 0])
             finally:
-                self._pool.give(lent)
+                self._pool.give(large)
             return self.recv_into(buffer) if count else count
         lent = self._pool.take()
         try:
             # What is opened is shorter, so that there is room for all of it: a whole chunk that
             # stayed behind would wait, unseen, for more to come.
-            sealed = lent[: len(buffer)]
-            have = len(self._sealed)
-            sealed[:have] = self._sealed
-            # One read, then the caller waits: of empty chunks there may be no end.
-            count = self._inner.recv_into(sealed[have:])
-            if count is None:
-                return None
-            if count == 0:
-                self._check_end(have)
-                return 0
-            used, written = self._open(sealed[: have + count], buffer)
-            self._sealed = bytes(sealed[used : have + count])
-            return written or None
+            return self._read(lent[: len(buffer)], buffer)
         finally:
             self._pool.give(lent)
+
+    def _read(self, sealed: memoryview, buffer: memoryview) -> int | None:
+        """Read once into *sealed*, and open that: of empty chunks there may be no end."""
+        have = len(self._sealed)
+        sealed[:have] = self._sealed
+        count = self._inner.recv_into(sealed[have:])
+        if count is None:
+            return None
+        if count == 0:
+            self._check_end(have)
+            return 0
+        used, written = self._open(sealed[: have + count], buffer)
+        self._sealed = bytes(sealed[used : have + count])
+        return written or None
 
     def _open(self, sealed: memoryview, buffer: memoryview) -> tuple[int, int]:
         """Open into *buffer*: (bytes used, bytes written)."""
@@ -237,6 +239,11 @@ class SealedStream(MessageReader):
         return size
 
     @property
+    def sent_bytes(self) -> int:
+        """See streams.Stream: sealed ones."""
+        return self._inner.sent_bytes
+
+    @property
     def unanswered(self) -> bool:
         """See streams.Stream."""
         return self._inner.unanswered
@@ -272,8 +279,7 @@ class SealedStream(MessageReader):
     def close(self) -> None:
         """Close the inner stream.
 
-        After an interrupted send with a reset: where the kernel took whole chunks alone, the other
-        side could not tell the cut from an end.
+        After an interrupted send with a reset: a cut between two chunks would look like an end.
         """
         if self._broken:
             self._inner.abort()

@@ -28,8 +28,8 @@ LINGER_ABORT = struct.pack("ii", 1, 0)  # close() sends RST and drops what is un
 RECEIVE_BUFFER_BYTES = 1 << 20  # UDP that waits while the loop is busy; net.core.rmem_max caps it
 
 LOOPBACK = ("127.", "::ffff:127.")  # and ::1
-PACING = b"bbr"  # and its later versions
-PLAINEST = b"reno"  # in every kernel, and allowed to everybody
+BBR = b"bbr"  # and its later versions: they pace
+RENO = b"reno"  # in every kernel, and allowed to everybody
 
 KEEPALIVE_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -64,7 +64,7 @@ def spare_loopback(sock: socket.socket, host: str) -> None:
     """
     if _system_paces() and (host.startswith(LOOPBACK) or host == "::1"):
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, PLAINEST)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, RENO)
         except OSError:  # then it is slower
             pass
 
@@ -77,7 +77,7 @@ def _system_paces() -> bool:
             name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, TCP_CA_NAME_MAX)
     except OSError:  # no descriptor left
         return True
-    return name.startswith(PACING)
+    return name.startswith(BBR)
 
 
 def prepare_datagrams(sock: socket.socket) -> None:

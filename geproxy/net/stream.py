@@ -26,7 +26,7 @@ READ, WRITE = 1, 2  # libev's EV_READ and EV_WRITE
 class SocketStream(MessageReader):
     """A connected, non-blocking TCP socket; see streams.Stream for what each call promises."""
 
-    __slots__ = ("_bound", "_broken", "_peer", "_reader", "_sent", "_socket", "_writer")
+    __slots__ = ("_bound", "_broken", "_peer", "_reader", "_socket", "_writer", "sent_bytes")
 
     holds_head = False
 
@@ -35,7 +35,7 @@ class SocketStream(MessageReader):
         self._socket = sock
         self._peer = peer
         self._bound: Endpoint | None = None
-        self._sent = False
+        self.sent_bytes = 0
         self._broken: ResetError | None = None
         # Made at the first wait and kept: most connections wait for reading, few for writing.
         self._reader: Watcher | None = None
@@ -102,7 +102,7 @@ class SocketStream(MessageReader):
             except OSError as error:
                 raise self._break(error) from error
             else:
-                self._sent = True
+                self.sent_bytes += count
                 return count
 
     def _end(self) -> bytes:
@@ -165,7 +165,7 @@ class SocketStream(MessageReader):
                 continue
             except OSError as error:
                 raise self._break(error) from error
-            self._sent = True
+            self.sent_bytes += sent
             left -= sent
             if not left:
                 return
@@ -210,7 +210,7 @@ class SocketStream(MessageReader):
 
         Where nothing was sent there is no reply to deliver, and nothing to wait for.
         """
-        if not self._sent:
+        if not self.sent_bytes:
             return
         enough = DeadlineError("the last reply has had its time")
         try:
@@ -229,4 +229,6 @@ class SocketStream(MessageReader):
             if watcher is not None:
                 watcher.close()
         self._reader = self._writer = None
+        # Its traceback holds the frames that it came through, and those this stream and buffers.
+        self._broken = None
         self._socket.close()

@@ -133,7 +133,9 @@ class _Relay:
 
     def moved(self) -> bool:
         """True if anything happened since the last call; the first call says so too."""
-        seen = (self.up.bytes + self.down.bytes, self.up.ended, self.down.ended)
+        # Not the flows' bytes, which grow by whole buffers: a slow reader of one is not silent.
+        sent_bytes = self.client.sent_bytes + self.target.sent_bytes
+        seen = (sent_bytes, self.up.ended, self.down.ended)
         changed = seen != self._seen
         self._seen = seen
         return changed

@@ -88,6 +88,8 @@ def is_refused(address: Address, source: str = str(PEER)) -> bool:
         connected(source, address).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # somebody did when it began, and nobody when it stood
+        return False
     return False
 
 

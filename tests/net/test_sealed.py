@@ -253,9 +253,7 @@ def test_salt_head_and_first_bytes_leave_as_one(method: Method, pool: CountedPoo
         pytest.param(300_000, id="much"),
     ],
 )
-def test_the_first_segment_holds_as_much_as_one_read_does(
-    size_bytes: int, pool: CountedPool
-) -> None:
+def test_the_first_send_holds_as_much_as_one_read_does(size_bytes: int, pool: CountedPool) -> None:
     inner, raw = memory_pair(PIECE_BYTES)
     data = noise(size_bytes)
     stream = SealedStream(inner, SECRET, pool, head=HEAD)

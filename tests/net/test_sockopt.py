@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from geproxy.net import sockopt
-from geproxy.net.sockopt import PACING, PLAINEST, TCP_CA_NAME_MAX, spare_loopback
+from geproxy.net.sockopt import BBR, RENO, TCP_CA_NAME_MAX, spare_loopback
 
 
 def control_of(sock: socket.socket) -> bytes:
@@ -34,7 +34,7 @@ def _pacing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.255.0.9", "::1", "::ffff:127.0.0.1"])
 def test_what_stays_on_this_machine_is_not_paced(sock: socket.socket, host: str) -> None:
     spare_loopback(sock, host)
-    assert control_of(sock) == PLAINEST
+    assert control_of(sock) == RENO
 
 
 @pytest.mark.usefixtures("_pacing")
@@ -56,7 +56,7 @@ def test_where_the_system_does_not_pace_its_choice_stays(
 
 def test_the_system_paces_where_its_choice_is_bbr(sock: socket.socket) -> None:
     sockopt._system_paces.cache_clear()
-    assert sockopt._system_paces() == control_of(sock).startswith(PACING)
+    assert sockopt._system_paces() == control_of(sock).startswith(BBR)
 
 
 @pytest.mark.usefixtures("_pacing")
@@ -64,6 +64,6 @@ def test_a_kernel_that_refuses_costs_nothing_but_speed(
     sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = control_of(sock)
-    monkeypatch.setattr(sockopt, "PLAINEST", b"nobody has it")
+    monkeypatch.setattr(sockopt, "RENO", b"nobody has it")
     spare_loopback(sock, "127.0.0.1")
     assert control_of(sock) == chosen

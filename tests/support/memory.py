@@ -36,7 +36,7 @@ class _Pipe:
         self._pieces: deque[bytes] = deque()
         self._arrived = Event()
         self._taken = Event()
-        self.waiting_bytes = 0
+        self.waiting_bytes = self.put_bytes = 0
         self.ended = False  # the writer half-closed
         self._deaf = False  # the reader closed: nothing more is taken
         self._broken = False  # reset
@@ -54,6 +54,7 @@ class _Pipe:
             piece, data = bytes(data[:room]), data[room:]
             self._pieces.append(piece)
             self.waiting_bytes += len(piece)
+            self.put_bytes += len(piece)
             self._arrived.set()
 
     def take(self, size_bytes: int) -> bytes | None:
@@ -115,7 +116,6 @@ class MemoryStream:
         self._peer = peer
         self._kept = b""
         self._caller: gevent.Greenlet[[], None] | None = None
-        self._sent = False
         self.closed = False  # whether close() or abort() was called
         self.aborted = False
 
@@ -178,7 +178,11 @@ class MemoryStream:
     def send_all(self, data: bytes | memoryview) -> None:
         """Put *data* on its way."""
         self._outgoing.put(memoryview(data))
-        self._sent = True
+
+    @property
+    def sent_bytes(self) -> int:
+        """What is on its way, or has arrived."""
+        return self._outgoing.put_bytes
 
     def send_lent(self, buffer: memoryview, count: int, lender: Lender) -> None:
         """Put a copy on its way."""
@@ -216,7 +220,7 @@ class MemoryStream:
 
     def linger(self, seconds: float) -> None:
         """Half-close, then read and drop for a while, if anything was sent."""
-        if not self._sent:
+        if not self.sent_bytes:
             return
         late = DeadlineError("lingered")
         try:
