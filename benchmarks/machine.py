@@ -51,12 +51,11 @@ def _versions() -> dict[str, str]:
     for tool in ("cc", "strace"):
         versions[tool] = _output(tool, "--version").partition("\n")[0]
     for contender in (*PLAIN[1:], *SEALED[1:], *HTTP[1:]):
-        path = find(contender.program)
-        if path is None:
+        if find(contender.program) is None:
             continue
         query = ("dpkg-query", "--show", "--showformat=${Version}", contender.package)
         known = _output(*query) if shutil.which("dpkg-query") else ""
-        versions[contender.name] = known or path
+        versions[contender.name] = known or "of no package"
     return versions
 
 
