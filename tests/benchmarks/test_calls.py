@@ -80,6 +80,17 @@ def test_who_may_not_trace_is_told_why_and_does_no_work(
     assert not worked
 
 
+def test_a_tracer_that_has_counted_nothing_is_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, ready = tmp_path / "strace", tmp_path / "ready"
+    program.write_text(f'#!/bin/sh\nshift 4; : > "$1"; : > {ready}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(calls, "find", lambda name: str(tmp_path / name))
+    with pytest.raises(LoadError, match="counted nothing"):
+        calls.counted([], lambda: wait_until(ready.exists))
+
+
 @pytest.fixture
 def _strace() -> None:
     """What counts here is strace itself, if there is one and it may."""

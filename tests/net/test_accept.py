@@ -10,6 +10,7 @@ import pytest
 
 from geproxy.net.accept import ACCEPTS_PER_WAKE, Gate, accept_clients
 from geproxy.net.deadline import Deadline
+from geproxy.net.sockopt import RENO, TCP_CA_NAME_MAX
 from geproxy.net.stream import SocketStream
 from geproxy.terms import Endpoint
 from tests.support.conformance import HARD_SECONDS, beside, settle, until
@@ -69,6 +70,17 @@ def test_an_accepted_connection_never_blocks_the_loop(door: Door) -> None:
     door.knock(1)
     until(lambda: door.inside)
     assert door.inside[0].recv_into(memoryview(bytearray(10))) is None
+
+
+def test_where_the_system_paces_a_client_on_this_machine_is_spared(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geproxy.net.sockopt._system_paces", lambda: True)
+    door.knock(1)
+    until(lambda: door.inside)
+    sock = door.inside[0]._socket
+    name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, TCP_CA_NAME_MAX)
+    assert name.rstrip(b"\0") == RENO
 
 
 def test_clients_beyond_the_limit_wait_in_the_kernels_queue(door: Door) -> None:

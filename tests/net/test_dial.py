@@ -12,6 +12,7 @@ import pytest
 from geproxy.errors import DeadlineError, DialError
 from geproxy.net.deadline import Deadline
 from geproxy.net.dial import STAGGER_SECONDS, dial, dial_error, interleave
+from geproxy.net.sockopt import RENO, TCP_CA_NAME_MAX
 from geproxy.net.stream import SocketStream
 from geproxy.terms import Endpoint, Outcome
 from tests.support.conformance import HARD_SECONDS, settle
@@ -79,6 +80,18 @@ def test_a_dialed_connection_is_prepared() -> None:
         assert not stream._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         stream.keep_alive()  # which a relay does once it is silent
         assert stream._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        stream.close()
+
+
+def test_where_the_system_paces_a_target_on_this_machine_is_spared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("geproxy.net.sockopt._system_paces", lambda: True)
+    with listening() as good:
+        stream = dial_within([good])
+        sock = stream._socket
+        name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, TCP_CA_NAME_MAX)
+        assert name.rstrip(b"\0") == RENO
         stream.close()
 
 

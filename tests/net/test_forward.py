@@ -153,6 +153,31 @@ def test_no_buffer_is_held_while_nothing_comes(line: Line) -> None:
         line.writer.close_write()
 
 
+def test_after_a_short_read_the_source_is_waited_for_before_it_is_asked_again(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To ask is a system call, and nearly always finds nothing."""
+    asked = 0
+    kind = type(line.source)
+    recv_into = kind.recv_into
+
+    def ask(stream: Any, buffer: memoryview) -> int | None:
+        nonlocal asked
+        asked += stream is line.source
+        return recv_into(stream, buffer)
+
+    monkeypatch.setattr(kind, "recv_into", ask)
+    with beside(line.run):
+        settle()
+        for piece in (b"a", b"b" * 1000, b"c"):
+            asked = 0
+            line.writer.send_all(piece)
+            assert line.reader.recv(BULK_BYTES) == piece
+            settle()
+            assert asked == 1
+        line.writer.close_write()
+
+
 def test_a_reader_that_stops_costs_one_buffer_and_no_more(line: Line) -> None:
     data = noise(4 * 1024 * 1024)
 
@@ -637,17 +662,30 @@ def test_a_pipe_whose_bytes_found_no_reader_in_time_is_not_lent_again(
 
 
 def held_bytes(line: BulkLine, source: Stream) -> int:
-    """What one direction holds in buffers, and of a chunk whose rest has not come."""
+    """What one direction holds in buffers, left over, and of a chunk whose rest has not come."""
+    assert isinstance(source, SocketStream | SealedStream)
     begun = len(source._sealed) if isinstance(source, SealedStream) else 0
-    return line.pool.out * BUFFER_BYTES + begun
+    return line.pool.out * BUFFER_BYTES + len(source._leftover) + begun
 
 
 @pytest.mark.parametrize("pipes", [True, False], ids=["with pipes", "without pipes"])
 @pytest.mark.parametrize("to_sealed", [False, True], ids=["to plain", "to sealed"])
-@pytest.mark.parametrize("from_sealed", [False, True], ids=["from plain", "from sealed"])
+@pytest.mark.parametrize(
+    ("from_sealed", "handshake_bytes"),
+    [
+        pytest.param(False, 0, id="from plain"),
+        pytest.param(True, 0, id="from sealed"),
+        pytest.param(True, 3, id="from sealed, in one flight with a handshake"),
+    ],
+)
 @pytest.mark.parametrize("piece_bytes", [1_000_000, 10_007])
 def test_a_reader_that_has_stopped_costs_no_more_than_is_promised(
-    bulk: BulkLine, piece_bytes: int, from_sealed: bool, to_sealed: bool, pipes: bool
+    bulk: BulkLine,
+    piece_bytes: int,
+    from_sealed: bool,
+    handshake_bytes: int,
+    to_sealed: bool,
+    pipes: bool,
 ) -> None:
     writer: Stream = bulk.writer
     source: Stream = bulk.source
@@ -667,6 +705,11 @@ def test_a_reader_that_has_stopped_costs_no_more_than_is_promised(
             writer.send_all(data)
 
     writing = gevent.spawn(write)
+    if handshake_bytes:
+        until(lambda: waiting_bytes(bulk.source) > BUFFER_BYTES // 2)
+        source.recv(handshake_bytes)
+        most = held_bytes(bulk, source)
+        assert most > BUFFER_BYTES // 3, "little is left over"
     running = gevent.spawn(forward, source, sink, bulk.flow, bulk.pool)
     for _ in range(2):  # it stops at once, and once more after it has read for a while
         before = -1

@@ -1,9 +1,12 @@
 """Greenlets that belong to somebody: nothing outlives its owner's call."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import gevent
 import pytest
@@ -107,6 +110,56 @@ def test_two_errors_are_one_error(
     with pytest.raises(ResetError):
         run_both(failing_here, failing_there)
     settle()  # the second one is not raised later
+
+
+class Held:
+    """What a frame holds, and with it whoever keeps an error that came through it."""
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_collector")
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("side", ["here", "there"])
+def test_an_error_that_was_dealt_with_holds_nothing_any_more(side: str, later: bool) -> None:
+    held: list[weakref.ref[Held]] = []
+
+    def hold(function: Callable[[], None]) -> None:
+        one = Held()
+        held.append(weakref.ref(one))
+        function()
+
+    fail, wait = fail_later if later else fail_at_once, wait_for_ever
+    sides = (fail, wait) if side == "here" else (wait, fail)
+    try:
+        run_both(*(partial(hold, one) for one in sides))
+    except ResetError:
+        pass
+    settle()
+    assert held
+    assert not any(one() for one in held)
+
+
+@pytest.mark.usefixtures("without_collector")
+def test_a_runner_whose_function_has_raised_holds_it_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub = gevent.get_hub()
+    monkeypatch.setattr(hub, "NOT_ERROR", (*hub.NOT_ERROR, ResetError))  # it would be printed
+
+    def fail() -> None:
+        raise ResetError("broken")
+
+    held = weakref.ref(fail)
+    runner = spawn(fail)
+    del fail
+    until(lambda: runner.dead)
+    assert held() is None
 
 
 def test_what_is_no_error_of_ours_is_raised_too() -> None:

@@ -66,6 +66,7 @@ from tests.support.memory import MemoryStream, memory_pair
 SECRET = Secret(AES_128_GCM, bytes(range(16)))
 TARGET = Target(Endpoint("target.example", 443))
 HEAD = TARGET.encode()
+LONGEST_HEAD = b"h" * MAX_TARGET_BYTES
 SALT_BYTES = 16
 PIECE_BYTES = 1 << 20
 
@@ -570,8 +571,12 @@ def test_a_reader_with_little_room_need_not_wait_for_what_has_come(
     assert stream.recv_into(room) is None
 
 
-@pytest.mark.parametrize("chunk_bytes", [100, 16_255, 16_256, 16_257, 16_302, MAX_CHUNK_BYTES])
-@pytest.mark.parametrize("head", [HEAD, b""], ids=["with a head", "without"])
+@pytest.mark.parametrize(
+    "chunk_bytes", [100, 16_255, 16_256, 16_257, 16_302, 16_303, MAX_CHUNK_BYTES]
+)
+@pytest.mark.parametrize(
+    "head", [HEAD, LONGEST_HEAD, b""], ids=["with a head", "with the longest", "without"]
+)
 def test_what_another_program_sealed_in_chunks_of_its_own_is_sealed_again_whole(
     head: bytes, chunk_bytes: int, pool: CountedPool
 ) -> None:

@@ -1,11 +1,15 @@
 """Relays: both directions until both are done, broken, or silent for too long."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import gevent
 import pytest
 
+from geproxy.crypto.methods import AES_128_GCM
+from geproxy.crypto.secret import Secret
 from geproxy.errors import (
     DeadlineError,
     GeproxyError,
@@ -17,7 +21,9 @@ from geproxy.errors import (
 from geproxy.net.deadline import Deadline
 from geproxy.net.forward import BufferPool, Flow
 from geproxy.net.greenlets import interrupt
+from geproxy.net.sealed import SealedStream
 from geproxy.relay.stream import ASK_SECONDS, Relays
+from geproxy.streams import Stream
 from tests.support.conformance import (
     HARD_SECONDS,
     MakePair,
@@ -196,6 +202,68 @@ def _send_until_broken(stream: Any) -> None:
         pass
 
 
+class ForgetfulPool(BufferPool):
+    """A pool that keeps no buffer, and knows which of them somebody else keeps alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pipes._left = 0  # all is copied
+        self._lent: list[weakref.ref[memoryview]] = []
+
+    def take(self) -> memoryview:
+        buffer = super().take()
+        self._lent.append(weakref.ref(buffer))
+        return buffer
+
+    def give(self, buffer: memoryview) -> None:
+        pass
+
+    @property
+    def alive(self) -> int:
+        return sum(buffer() is not None for buffer in self._lent)
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_collector")
+@pytest.mark.parametrize("end", ["a reset", "silence"])
+@pytest.mark.parametrize("stopped", ["application", "service"])
+def test_a_stalled_relay_that_is_ended_leaves_no_buffer_to_the_collector(
+    stopped: str, end: str
+) -> None:
+    pool = ForgetfulPool()
+    relays = Relays(pool, IDLE_SECONDS, HALF_CLOSE_SECONDS)
+    session = Session(relays, tcp_pair)
+    other, flow = (
+        (session.service, session.down)
+        if stopped == "application"
+        else (session.application, session.up)
+    )
+    sender = gevent.spawn(_send_until_broken, other)
+    with Deadline(HARD_SECONDS, "a test"):
+        before = -1
+        while not flow.bytes or before != flow.bytes:
+            before = flow.bytes
+            for _ in range(5):
+                settle()
+        assert pool.alive == 1
+        if end == "a reset":
+            getattr(session, stopped).abort()
+        else:
+            relays.sweep(0.0)
+            relays.sweep(IDLE_SECONDS)
+        session.greenlet.join()
+        sender.kill()
+        assert isinstance(session.end(), ResetError | IdleError)
+    session.error = None
+    assert pool.alive == 0
+
+
 # -- silence ------------------------------------------------------------------------------------
 
 
@@ -270,6 +338,26 @@ def test_a_reader_that_has_stopped_counts_as_silence(relays: Relays) -> None:
     relays.sweep(100.0)
     assert isinstance(session.end(), IdleError)
     sender.join()
+
+
+def test_a_slow_reader_of_what_a_buffer_holds_is_not_silent(relays: Relays) -> None:
+    """A limit on silence must not hit a client that needs minutes for a full buffer."""
+    secret = Secret(AES_128_GCM, bytes(16))
+    sealed = [SealedStream(one, secret, BufferPool()) for one in memory_pair(1_000_000)]
+    pairs: list[tuple[Stream, Stream]] = [memory_pair(1000), (sealed[0], sealed[1])]
+    session = Session(relays, lambda: pairs.pop(0))
+    session.service.send_all(noise(90_000))
+    until(lambda: session.client.sent_bytes == 1000)
+    for step in range(10):
+        relays.sweep(step * 99.0)
+        before = session.client.sent_bytes
+        read_exactly(session.application, 500)
+        until(lambda seen=before: session.over or session.client.sent_bytes > seen)
+        assert not session.over, f"ended after {step} sweeps"
+    assert session.down.bytes == 0, "it was more than one buffer"
+    relays.sweep(990.0)
+    relays.sweep(1090.0)
+    assert isinstance(session.end(), IdleError)
 
 
 def test_only_the_silent_relays_are_ended(relays: Relays) -> None:

@@ -169,6 +169,30 @@ class Parcel:
 HELLO = Parcel(b"hello")
 
 
+class _Owner:
+    """Lends one buffer; spoils it once it is back, so that what is sent later shows."""
+
+    def __init__(self, data: bytes) -> None:
+        self.buffer = memoryview(bytearray(data))
+        self.given = 0
+
+    def give(self, buffer: memoryview) -> None:
+        assert buffer is self.buffer
+        self.given += 1
+        buffer[:] = b"\xee" * len(buffer)
+
+
+def _read_what_came(stream: Stream) -> bytes:
+    """Read until the end, or the reset that a sealed stream makes of a cut."""
+    data = bytearray()
+    try:
+        while piece := stream.recv(BUFFER_BYTES):
+            data += piece
+    except ResetError:
+        pass
+    return bytes(data)
+
+
 def _rejects(call: Callable[[], object]) -> Callable[[], None]:
     """What *call* must do is break."""
 
@@ -265,6 +289,66 @@ def a_part_of_a_buffer_is_sent_and_may_be_reused_afterwards(here: Stream, there:
     buffer[:] = b"-" * len(buffer)
     here.close_write()
     assert read_to_end(there) == b"sent"
+
+
+@_check
+def a_lent_buffer_goes_back_once_its_bytes_are_elsewhere(here: Stream, there: Stream) -> None:
+    data = noise(300_000)
+    owner = _Owner(data + b"not to be sent")
+
+    def send() -> None:
+        here.send_lent(owner.buffer, len(data), owner)
+        here.close_write()
+
+    with beside(send):
+        assert read_to_end(there) == data
+    assert owner.given == 1
+
+
+@_check
+def a_lent_buffer_goes_back_when_the_time_is_over(here: Stream, there: Stream) -> None:
+    owner = _Owner(noise(TOO_MUCH_BYTES))
+    with raises(DeadlineError), Deadline(SHORT_SECONDS, "a send"):
+        here.send_lent(owner.buffer, TOO_MUCH_BYTES, owner)
+    assert owner.given == 1
+    here.close()
+    assert noise(TOO_MUCH_BYTES).startswith(_read_what_came(there))
+
+
+@_check
+def a_lent_buffer_goes_back_when_its_sender_is_killed(here: Stream, there: Stream) -> None:
+    owner = _Owner(noise(TOO_MUCH_BYTES))
+    sender = gevent.spawn(here.send_lent, owner.buffer, TOO_MUCH_BYTES, owner)
+    settle()
+    sender.kill()
+    assert owner.given == 1
+    here.close()
+    assert noise(TOO_MUCH_BYTES).startswith(_read_what_came(there))
+
+
+@_check
+def a_lent_buffer_goes_back_at_a_reset(here: Stream, there: Stream) -> None:
+    owner = _Owner(bytes(TOO_MUCH_BYTES))
+    with beside(_rejects(lambda: here.send_lent(owner.buffer, TOO_MUCH_BYTES, owner))):
+        settle()
+        there.abort()
+    assert owner.given == 1
+
+
+@_check
+def what_is_sent_is_counted_while_the_rest_waits(here: Stream, there: Stream) -> None:
+    def send() -> None:
+        here.send_all(bytes(TOO_MUCH_BYTES))
+        here.close_write()
+
+    with beside(send):
+        for _ in range(3):
+            before = here.sent_bytes
+            while here.sent_bytes == before:
+                assert there.recv(4096), "it was counted at once"
+                gevent.sleep(0)
+        read_to_end(there)
+    assert here.sent_bytes >= TOO_MUCH_BYTES
 
 
 @_check
