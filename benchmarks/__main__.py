@@ -36,6 +36,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", metavar="N", type=int, help="3, or 1 with --streams")
     parser.add_argument("--seconds", metavar="S", type=float, help="each: 1.5, or 0.5 with --quick")
     parser.add_argument("--workers", metavar="N", type=int, default=cores(), help="one per core")
+    parser.add_argument(
+        "--control",
+        metavar="NAME",
+        default=network.UNPACED,
+        help="of congestion: reno, or that of the host: host",
+    )
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=RESULTS)
     parser.add_argument("--list", action="store_true", help="the names of the rows")
     parser.add_argument("--show", metavar="FILE", type=Path, help="the tables of an earlier run")
@@ -56,7 +62,7 @@ def _measure(arguments: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:
     results = {**machine.describe(), "rounds": rounds, "seconds": seconds}
     most = most_connections(arguments.workers)
     results |= {"workers": arguments.workers, "most_idle_connections": most}
-    results["network"] = network.isolate()
+    results["network"] = network.isolate(arguments.control)
     results["congestion_control"] = network.congestion_control()
     with tempfile.TemporaryDirectory(prefix="geproxy-bench-") as folder:
         program = compile_into(Path(folder))
@@ -73,6 +79,8 @@ def _measure(arguments: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:
 def _name(arguments: argparse.Namespace, results: dict[str, Any]) -> str:
     parts = [results["date"], results["commit"]]
     parts += [name for name in ("quick", "streams") if getattr(arguments, name)]
+    paced = arguments.control != network.UNPACED
+    parts += [results["congestion_control"]] if paced else []
     parts += ["part"] if arguments.only else []
     parts += ["dirty"] if results["dirty"] else []
     return "-".join(parts)

@@ -25,14 +25,16 @@ CONGESTION_CONTROL = "tcp_congestion_control"
 SETTINGS = {
     "ip_local_port_range": "2048 65535",
     "tcp_max_tw_buckets": "4096",  # no more in TIME_WAIT than leave most of the ports free
-    CONGESTION_CONTROL: "reno",  # in every kernel, for all contenders alike; it sets no timers
 }
+UNPACED = "reno"  # in every kernel, for all contenders alike; it sets no timers
+OF_HOST = "host"
 
 
-def isolate() -> str:
+def isolate(control: str = UNPACED) -> str:
     """Move this process, and what it will start, into such a network; needs root.
 
-    Returns which network the figures come from; one without it is not an error.
+    *control* is its congestion control, OF_HOST the one that the host has. Returns which network
+    the figures come from; one without it is not an error.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET) != 0:
@@ -40,7 +42,10 @@ def isolate() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("16sh14x", b"lo", IFF_UP)
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, request)
-    for name, value in SETTINGS.items():
+    settings = dict(SETTINGS)
+    if control != OF_HOST:
+        settings[CONGESTION_CONTROL] = control
+    for name, value in settings.items():
         Path("/proc/sys/net/ipv4", name).write_text(value)
     return "a namespace of its own"
 
