@@ -1,6 +1,5 @@
 """Greenlets that belong to somebody: nothing outlives its owner's call."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -114,13 +113,6 @@ def test_two_errors_are_one_error(
 
 class Held:
     """What a frame holds, and with it whoever keeps an error that came through it."""
-
-
-@pytest.fixture
-def without_collector() -> Iterator[None]:
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.usefixtures("without_collector")

@@ -1,6 +1,5 @@
 """Relays: both directions until both are done, broken, or silent for too long."""
 
-import gc
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -221,13 +220,6 @@ class ForgetfulPool(BufferPool):
     @property
     def alive(self) -> int:
         return sum(buffer() is not None for buffer in self._lent)
-
-
-@pytest.fixture
-def without_collector() -> Iterator[None]:
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.usefixtures("without_collector")
