@@ -157,7 +157,7 @@ def by_udp(world: World, asking: Asking) -> bool:
             if not is_quiet(client.socket):
                 assert client.receive()[1] == b"hello"
                 return True
-        ended = world.proxy.wait_for("session.end", client=client.client)
+        ended = client.end(world.proxy)
         if ended.fields["dropped"] == "denied:1":
             return False
         # Its name was being looked up still: nobody has said yes or no.
@@ -219,7 +219,7 @@ def test_the_datagrams_of_one_association_go_each_their_targets_way(world: World
         client.send(IPv4Address(HOST), port, b"done")
         assert client.receive()[1] == b"done"
         client.close()
-        ended = world.proxy.wait_for("session.end", client=client.client).fields
+        ended = client.end(world.proxy).fields
     sources = {data.decode(): source for source, data in world.datagrams.seen}
     assert sources[HOST] == sources["open.example"] == sources["done"]
     assert sources[FAR_HOST] == sources["far.example"] != sources[HOST]
@@ -273,7 +273,7 @@ class Elsewhere:
             client.send(IPv4Address(PUBLIC), port, b"done")
             first = client.receive()[1]
             client.close()
-            ended = self.proxy.wait_for("session.end", client=client.client)
+            ended = client.end(self.proxy)
             # Neither needs to be looked up: the second never overtakes the first.
             assert (first, ended.fields["dropped"]) in ((b"hello", "-"), (b"done", "denied:1"))
             return first == b"hello"

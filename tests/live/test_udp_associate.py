@@ -71,7 +71,7 @@ def at(proxy: Proxy, host: str) -> tuple[str, int]:
 def ended(proxy: Proxy, association: Association) -> dict[str, str]:
     """Close *association*, and read the line that tells of it."""
     association.close()
-    return dict(proxy.wait_for("session.end", client=association.client).fields)
+    return dict(association.end(proxy).fields)
 
 
 @pytest.mark.parametrize("way", WAYS)

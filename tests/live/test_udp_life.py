@@ -76,7 +76,7 @@ def at(proxy: Proxy, listen: str = "socks") -> Address:
 
 def ended(proxy: Proxy, association: Association) -> dict[str, str]:
     """The fields of the line that tells of an association's end."""
-    return dict(proxy.wait_for("session.end", client=association.client).fields)
+    return dict(association.end(proxy).fields)
 
 
 def is_free(address: Address) -> bool:

@@ -123,7 +123,7 @@ def test_100_000_datagrams_of_a_stranger_are_neither_relayed_nor_answered(
             stranger.sendto(message, client.relay)
         echoed(client, there)
         client.close()
-        ended = world.proxy.wait_for("session.end", client=client.client)
+        ended = client.end(world.proxy)
         assert set(there.data) == {b"the client"}
         assert is_quiet(stranger)
     assert int(ended.fields["up_datagrams"]) == len(there.seen)
@@ -146,7 +146,7 @@ def test_clients_from_elsewhere_send_to_public_targets_alone(world: World, famil
                 client.send(ip_address(host), public.port, b"inside")
         echoed(client, public)
         client.close()
-        ended = world.proxy.wait_for("session.end", client=client.client)
+        ended = client.end(world.proxy)
         assert ended.fields["dropped"] == f"denied:{2 * len(private)}"
         assert neighbour.seen + inside.seen == []
 

@@ -151,15 +151,26 @@ class Proxy:
                     raise AssertionError(f"no such line within {seconds:g} s in\n" + self._text())
 
     def wait_for(
-        self, event: str, *, since: int = 0, seconds: float = PATIENCE_SECONDS, **fields: object
+        self,
+        event: str,
+        *,
+        since: int = 0,
+        after: float = 0.0,
+        seconds: float = PATIENCE_SECONDS,
+        **fields: object,
     ) -> Line:
-        """Return the first *event* after *since* with these *fields*. Raises AssertionError."""
+        """Return the first *event* with these *fields* after *since*, a mark, and *after*, a time.
+
+        Raises AssertionError. A client's port is no name for good: where one proxy serves many
+        tests, the kernel gives a port again that an earlier client of another listener had.
+        """
         wanted = {key: str(value) for key, value in fields.items()}
-        return self.wait_for_line(
-            lambda line: line.event == event and wanted.items() <= line.fields.items(),
-            seconds,
-            since,
-        )
+
+        def fits(line: Line) -> bool:
+            late = line.arrived >= after
+            return late and line.event == event and wanted.items() <= line.fields.items()
+
+        return self.wait_for_line(fits, seconds, since)
 
     def events(self, event: str, since: int = 0) -> list[Line]:
         """All lines of one *event* so far."""

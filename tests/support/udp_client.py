@@ -7,11 +7,13 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Self
 
+from tests.support.proxy import Line, Proxy
 from tests.support.socks import (
     ATYP_IPV4,
     ATYP_IPV6,
@@ -90,6 +92,7 @@ class Association:
         self.relay: Address = ("", 0)
         host, port = control.address
         self.client = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # as the log has it
+        self.began = time.monotonic()
 
     @classmethod
     def open(
@@ -131,6 +134,10 @@ class Association:
         message, source = self.socket.recvfrom(BUFFER_BYTES)
         assert source[:2] == self.relay, "it comes from the port that was promised"
         return split(message)
+
+    def end(self, proxy: Proxy) -> Line:
+        """Wait for the line in which *proxy* tells of the association's end."""
+        return proxy.wait_for("session.end", after=self.began, client=self.client)
 
     def close(self) -> None:
         """End the control connection, and with it the association."""
