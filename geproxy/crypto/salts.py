@@ -1,4 +1,4 @@
-"""Salts for datagrams: fresh ones, and such that their maker knows them again."""
+"""Salts for streams and datagrams: fresh ones, and such that their maker knows them again."""
 
 from __future__ import annotations
 
@@ -8,33 +8,29 @@ from hashlib import blake2b
 from geproxy.crypto.secret import Secret
 
 # Chosen here
-MARK_BYTES = 4  # a stranger's salt passes for ours once in 2^32; that datagram is lost
-BATCH = 64  # salts from one system call
+MARK_BYTES = 4  # a stranger's salt passes for ours once in 2^32, and is refused
+BATCH_BYTES = 1024  # from one system call
 
 
 class SaltMaker:
     """Makes salts that carry a mark which only the key can tell from chance.
 
-    One who records our datagrams and sends them back to us is found out without a memory of all
-    that we ever sent. *role* keeps the two ends of one key apart.
+    One who records what we sent and sends it back to us is found out without a memory of all that
+    we ever sent. *role* keeps the two ends of one key apart.
     """
 
-    __slots__ = ("_keyed", "_random", "_random_bytes")
+    __slots__ = ("_keyed", "_random_bytes", "secret")
 
     def __init__(self, secret: Secret, role: bytes) -> None:
         """*role* has 16 bytes at most: blake2b's person."""
+        self.secret = secret
         # Copied for each mark, which is cheaper than to begin with the key again.
         self._keyed = blake2b(key=secret.key, person=role, digest_size=MARK_BYTES)
         self._random_bytes = secret.method.salt_bytes - MARK_BYTES
-        self._random = b""
 
     def make(self) -> bytes:
         """Return a salt that was never used before."""
-        size = self._random_bytes
-        if not self._random:
-            # Read after the fork that made this worker, so that no other has the same.
-            self._random = os.urandom(size * BATCH)
-        fresh, self._random = self._random[:size], self._random[size:]
+        fresh = _random.take(self._random_bytes)
         return fresh + self._mark(fresh)
 
     def is_ours(self, salt: bytes) -> bool:
@@ -45,3 +41,31 @@ class SaltMaker:
         keyed = self._keyed.copy()
         keyed.update(fresh)
         return keyed.digest()
+
+
+class _Random:
+    """Random bytes, many from one system call. No two processes ever have the same."""
+
+    __slots__ = ("_bytes", "_used")
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._used = 0
+
+    def take(self, size_bytes: int) -> bytes:
+        """Return bytes that nobody else gets."""
+        end = self._used + size_bytes
+        if end > len(self._bytes):
+            self._bytes = os.urandom(BATCH_BYTES)
+            end = size_bytes
+        taken = self._bytes[end - size_bytes : end]
+        self._used = end
+        return taken
+
+    def forget(self) -> None:
+        """Begin anew: what a fork copied is the parent's."""
+        self._bytes = b""
+
+
+_random = _Random()
+os.register_at_fork(after_in_child=_random.forget)

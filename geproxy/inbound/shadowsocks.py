@@ -49,7 +49,7 @@ class ShadowsocksInbound:
     """Opens what clients seal with *secret*; *salts* keeps anything from being served twice."""
 
     def __init__(self, secret: Secret, salts: Store, pool: BufferPool) -> None:
-        self._secret = secret
+        self._maker = SaltMaker(secret, ROLE)
         self._salts = salts
         self._pool = pool
 
@@ -60,7 +60,7 @@ class ShadowsocksInbound:
         that is incomplete: no byte is answered, and the connection is read on until the deadline
         that an incomplete one would meet. Raises AuthenticationError, ReplayError, ProtocolError.
         """
-        sealed = SealedStream(stream, self._secret, self._pool, salts=self._salts)
+        sealed = SealedStream(stream, self._maker, self._pool, salts=self._salts)
         try:
             target = sealed.read_message(Target, MAX_TARGET_BYTES)
         except (AuthenticationError, ProtocolError):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
-from geproxy.crypto.secret import Secret
+from geproxy.crypto.salts import SaltMaker
 from geproxy.errors import ProtocolError, ReplayError, ResetError
 from geproxy.net.forward import READ_BYTES, BufferPool
 from geproxy.net.messages import MessageReader
@@ -23,28 +22,28 @@ from geproxy.wire.shadowsocks import (
 class SealedStream(MessageReader):
     """What goes in is sealed onto *inner*, what comes out was opened and is authentic.
 
-    *head* is sent in front of the first bytes, in one segment with them; *salts* remembers the
-    salts of a listener, so that none is served twice (without it only our own is refused).
+    *maker* makes our salts, and holds the key. *head* is sent in front of the first bytes, in one
+    segment with them. *salts* remembers the salts of a listener's clients, so that none is served
+    twice; without it, only those of our own are refused.
     """
 
     __slots__ = (
         "_broken",
         "_head",
         "_inner",
+        "_maker",
         "_opener",
-        "_own_salt",
         "_pool",
         "_salt",
         "_salts",
         "_sealed",
         "_sealer",
-        "_secret",
     )
 
     def __init__(
         self,
         inner: Stream,
-        secret: Secret,
+        maker: SaltMaker,
         pool: BufferPool,
         *,
         head: bytes = b"",
@@ -52,13 +51,12 @@ class SealedStream(MessageReader):
     ) -> None:
         super().__init__()
         self._inner = inner
-        self._secret = secret
+        self._maker = maker
         self._pool = pool
         self._head = head
         self._salts = salts
         self._sealer: ChunkSealer | None = None
         self._opener: ChunkOpener | None = None
-        self._own_salt = b""
         self._salt: bytes | None = None  # the other side's, until it is known to be fresh
         self._sealed = b""  # the beginning of a chunk whose rest has not come
         self._broken = False
@@ -133,11 +131,12 @@ class SealedStream(MessageReader):
         """Open into *buffer*: (bytes used, bytes written)."""
         salt_bytes = 0
         if self._opener is None:
-            salt_bytes = self._secret.method.salt_bytes
+            secret = self._maker.secret
+            salt_bytes = secret.method.salt_bytes
             if len(sealed) < salt_bytes:
                 return 0, 0
             self._salt = bytes(sealed[:salt_bytes])
-            self._opener = ChunkOpener(self._secret.subkey(self._salt))
+            self._opener = ChunkOpener(secret.subkey(self._salt))
         used, written = self._opener.open_into(sealed[salt_bytes:], buffer)
         if self._salt is not None and self._opener.authenticated:
             self._claim(self._salt)
@@ -150,7 +149,8 @@ class SealedStream(MessageReader):
         Only now that its first chunk is authentic: anybody can send a salt, and nobody shall be
         able to have a client's refused by sending it first with garbage.
         """
-        if salt == self._own_salt or not (self._salts is None or self._salts.remember_once(salt)):
+        ours = self._maker.is_ours(salt)  # reflected, from whatever stream of this key and role
+        if ours or not (self._salts is None or self._salts.remember_once(salt)):
             raise ReplayError("a stream that was sent before")
 
     def _check_end(self, have_bytes: int) -> None:
@@ -226,10 +226,8 @@ class SealedStream(MessageReader):
 
     def _seal_first(self, plain: memoryview, sealed: memoryview) -> int:
         """Put the salt in front, and the head into the first chunk."""
-        salt = self._own_salt = os.urandom(self._secret.method.salt_bytes)
-        if self._salts is not None:
-            self._salts.remember_once(salt)  # so that it is refused when it is reflected
-        self._sealer = ChunkSealer(self._secret.subkey(salt))
+        salt = self._maker.make()
+        self._sealer = ChunkSealer(self._maker.secret.subkey(salt))
         sealed[: len(salt)] = salt
         room = CHUNK_BYTES - len(self._head)
         first, self._head = self._head + bytes(plain[:room]), b""

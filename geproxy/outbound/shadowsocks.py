@@ -57,7 +57,7 @@ class ShadowsocksOutbound:
         """
         _judge(target, permit)
         stream = self._dialer.connect(self._peer, _trusted, client)
-        return SealedStream(stream, self._secret, self._pool, head=Target(target).encode())
+        return SealedStream(stream, self._maker, self._pool, head=Target(target).encode())
 
     def bind(self, request: Request, permit: Permit, offer: Offer) -> NoReturn:
         """Raise CommandError: the wire format has no BIND."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from geproxy.config.settings import Listen
 from geproxy.state.shared import SharedMemory
 
-# Per listener: 17 MiB, touched as they fill. A connection spends two, its client's and our own.
+# Per listener: 17 MiB, touched as they fill. A connection spends one, its client's.
 SALTS = 1 << 20
 DATAGRAM_SALTS = 1 << 18  # per listener with UDP: 4 MiB; a datagram of a client spends one
 

@@ -79,11 +79,12 @@ class SharedMemory:
 
     def _claim(self, start: int, digest: bytes) -> bool:
         memory, first = self._memory, start + HEADER_BYTES
-        found = memory.find(digest, first, start + BUCKET_BYTES)
+        ring = memory[first : start + BUCKET_BYTES]  # a copy: bytes search faster than maps do
+        found = ring.find(digest)
         while found >= 0:
-            if (found - first) % DIGEST_BYTES == 0:
+            if found % DIGEST_BYTES == 0:
                 return False
-            found = memory.find(digest, found + 1, start + BUCKET_BYTES)
+            found = ring.find(digest, found + 1)
         position = int.from_bytes(memory[start : start + 8], "little")
         # The position first: killed between the two, an old key stays one turn longer, and the new
         # one, whose session has died with us, is not remembered.

@@ -13,6 +13,7 @@ import gevent
 import pytest
 
 from geproxy.crypto.methods import AES_128_GCM
+from geproxy.crypto.salts import SaltMaker
 from geproxy.crypto.secret import Secret
 from geproxy.errors import DeadlineError, ResetError
 from geproxy.net.deadline import Deadline
@@ -315,6 +316,7 @@ def test_a_pool_lends_what_it_got_back_and_keeps_only_so_much() -> None:
 WIDE_BYTES = 200 * 1024  # what a socket may hold without a privilege (net.core.wmem_max)
 STOPPED_BYTES = 128 * 1024  # this is the promise
 SECRET = Secret(AES_128_GCM, bytes(16))
+OURS, OTHERS = SaltMaker(SECRET, b"ours"), SaltMaker(SECRET, b"theirs")
 
 
 class CountedPipes(PipePool):
@@ -691,10 +693,10 @@ def test_a_reader_that_has_stopped_costs_no_more_than_is_promised(
     source: Stream = bulk.source
     sink: Stream = bulk.sink
     if from_sealed:
-        writer = SealedStream(bulk.writer, SECRET, BufferPool())
-        source = SealedStream(bulk.source, SECRET, bulk.pool, salts=ProcessMemory(10))
+        writer = SealedStream(bulk.writer, OTHERS, BufferPool())
+        source = SealedStream(bulk.source, OURS, bulk.pool, salts=ProcessMemory(10))
     if to_sealed:
-        sink = SealedStream(bulk.sink, SECRET, bulk.pool)
+        sink = SealedStream(bulk.sink, OURS, bulk.pool)
     if not pipes:
         bulk.pipes._left = 0
     most = 0

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from geproxy.crypto.aead import TAG_BYTES
 from geproxy.crypto.methods import AES_128_GCM, METHODS, Method
+from geproxy.crypto.salts import SaltMaker
 from geproxy.crypto.secret import Secret
 from geproxy.errors import (
     AuthenticationError,
@@ -64,6 +65,7 @@ from tests.support.conformance import (
 from tests.support.memory import MemoryStream, memory_pair
 
 SECRET = Secret(AES_128_GCM, bytes(range(16)))
+CLIENT, LISTENER = SaltMaker(SECRET, b"client"), SaltMaker(SECRET, b"listener")
 TARGET = Target(Endpoint("target.example", 443))
 HEAD = TARGET.encode()
 LONGEST_HEAD = b"h" * MAX_TARGET_BYTES
@@ -145,7 +147,7 @@ def listener(pool: BufferPool, *sealed: bytes, salts: ProcessMemory | None = Non
     for piece in sealed:
         raw.send_all(piece)
     raw.close_write()
-    return SealedStream(inner, SECRET, pool, salts=salts if salts is not None else memory())
+    return SealedStream(inner, LISTENER, pool, salts=salts if salts is not None else memory())
 
 
 def memory() -> ProcessMemory:
@@ -172,8 +174,8 @@ def pair_of(make_inner: MakePair, method: Method, *, listening_first: bool = Fal
     def make() -> tuple[SealedStream, SealedStream]:
         secret, pool = Secret(method, b"k" * method.key_bytes), BufferPool()
         near, far = make_inner()
-        client = SealedStream(near, secret, pool)
-        listening = SealedStream(far, secret, pool, salts=memory())
+        client = SealedStream(near, SaltMaker(secret, b"client"), pool)
+        listening = SealedStream(far, SaltMaker(secret, b"listener"), pool, salts=memory())
         return (listening, client) if listening_first else (client, listening)
 
     return make
@@ -183,8 +185,8 @@ def with_its_target_read() -> tuple[SealedStream, SealedStream]:
     """The listener's and the client's stream once the target has been told."""
     pool = BufferPool()
     near, far = memory_pair()
-    client = SealedStream(near, SECRET, pool, head=HEAD)
-    listening = SealedStream(far, SECRET, pool, salts=memory())
+    client = SealedStream(near, CLIENT, pool, head=HEAD)
+    listening = SealedStream(far, LISTENER, pool, salts=memory())
     client.send_all(b"")
     assert listening.read_message(Target, MAX_TARGET_BYTES) == TARGET
     return listening, client
@@ -233,7 +235,7 @@ def test_a_deadline_ends_a_waiting_send_and_the_reader_knows(make_pair: MakePair
 def test_salt_head_and_first_bytes_leave_as_one(method: Method, pool: CountedPool) -> None:
     secret = Secret(method, b"k" * method.key_bytes)
     inner, raw = memory_pair(PIECE_BYTES)
-    stream = SealedStream(inner, secret, pool, head=HEAD)
+    stream = SealedStream(inner, SaltMaker(secret, b"client"), pool, head=HEAD)
     assert stream.holds_head
     stream.send_all(b"hello")
     assert not stream.holds_head
@@ -257,7 +259,7 @@ def test_salt_head_and_first_bytes_leave_as_one(method: Method, pool: CountedPoo
 def test_the_first_send_holds_as_much_as_one_read_does(size_bytes: int, pool: CountedPool) -> None:
     inner, raw = memory_pair(PIECE_BYTES)
     data = noise(size_bytes)
-    stream = SealedStream(inner, SECRET, pool, head=HEAD)
+    stream = SealedStream(inner, CLIENT, pool, head=HEAD)
     stream.send_all(data)
     stream.close_write()
     first = raw.recv(PIECE_BYTES)
@@ -267,7 +269,7 @@ def test_the_first_send_holds_as_much_as_one_read_does(size_bytes: int, pool: Co
 
 def test_a_listeners_answer_has_no_head(pool: CountedPool) -> None:
     inner, raw = memory_pair()
-    stream = SealedStream(inner, SECRET, pool, salts=memory())
+    stream = SealedStream(inner, LISTENER, pool, salts=memory())
     assert not stream.holds_head
     stream.send_all(b"hello")
     assert opened_by_hand(raw.recv(PIECE_BYTES)) == b"hello"
@@ -275,7 +277,7 @@ def test_a_listeners_answer_has_no_head(pool: CountedPool) -> None:
 
 def test_whole_chunks_leave_as_many_at_a_time_as_a_buffer_holds(pool: CountedPool) -> None:
     inner, raw = memory_pair(PIECE_BYTES)
-    stream = SealedStream(inner, SECRET, pool)
+    stream = SealedStream(inner, CLIENT, pool)
     stream.send_all(b"x")
     raw.recv(PIECE_BYTES)
     stream.send_all(noise(READ_BYTES + 1))
@@ -285,7 +287,7 @@ def test_whole_chunks_leave_as_many_at_a_time_as_a_buffer_holds(pool: CountedPoo
 
 def test_the_head_leaves_alone_when_it_is_told_to(pool: CountedPool) -> None:
     inner, raw = memory_pair()
-    stream = SealedStream(inner, SECRET, pool, head=HEAD)
+    stream = SealedStream(inner, CLIENT, pool, head=HEAD)
     stream.send_all(b"")
     assert not stream.holds_head
     sent = raw.recv(PIECE_BYTES)
@@ -296,25 +298,25 @@ def test_the_head_leaves_alone_when_it_is_told_to(pool: CountedPool) -> None:
 
 def test_the_end_takes_a_waiting_head_along(pool: CountedPool) -> None:
     inner, raw = memory_pair()
-    SealedStream(inner, SECRET, pool, head=HEAD).close_write()
+    SealedStream(inner, CLIENT, pool, head=HEAD).close_write()
     assert opened_by_hand(read_to_end(raw)) == HEAD
 
 
 def test_an_end_with_nothing_in_front_of_it_needs_no_salt(pool: CountedPool) -> None:
     inner, raw = memory_pair()
-    stream = SealedStream(inner, SECRET, pool)
+    stream = SealedStream(inner, CLIENT, pool)
     stream.close_write()
     assert read_to_end(raw) == b""
     near, far = memory_pair()
     near.close_write()
-    assert SealedStream(far, SECRET, pool).recv(10) == b""
+    assert SealedStream(far, CLIENT, pool).recv(10) == b""
 
 
 def test_every_stream_begins_with_a_salt_of_its_own(pool: CountedPool) -> None:
     salts = set()
     for _ in range(1000):
         inner, raw = memory_pair()
-        SealedStream(inner, SECRET, pool, head=HEAD).send_all(b"")
+        SealedStream(inner, CLIENT, pool, head=HEAD).send_all(b"")
         salts.add(raw.recv(SALT_BYTES))
     assert len(salts) == 1000
 
@@ -339,7 +341,7 @@ def test_no_two_processes_that_were_forked_choose_the_same_salt() -> None:
             try:
                 sink = Sink()
                 for _ in range(each):
-                    SealedStream(sink, SECRET, pool).send_all(b"x")
+                    SealedStream(sink, CLIENT, pool).send_all(b"x")
                     os.write(writing_end, sink.salt)
             finally:
                 os._exit(0)
@@ -364,7 +366,7 @@ class Line:
         self.pool = pool
         self.writer, self.source = memory_pair()
         inner, self.raw = memory_pair(PIECE_BYTES)
-        self.sink = SealedStream(inner, SECRET, pool, head=HEAD)
+        self.sink = SealedStream(inner, CLIENT, pool, head=HEAD)
         self.flow = Flow()
 
     def run(self) -> None:
@@ -437,7 +439,7 @@ def interrupted(
 ) -> tuple[SealedStream, MemoryStream]:
     """A stream one of whose sends was interrupted, and the other end, which has read it all."""
     inner, raw = memory_pair(1000)
-    stream = SealedStream(inner, SECRET, pool, head=HEAD)
+    stream = SealedStream(inner, CLIENT, pool, head=HEAD)
     if request.param == "a later":
         stream.send_all(b"hello")
         raw.recv(PIECE_BYTES)
@@ -479,7 +481,7 @@ def test_what_comes_is_still_read_after_an_interrupted_send(
 
 def test_a_send_that_met_a_reset_is_the_last(pool: CountedPool) -> None:
     inner, raw = memory_pair()
-    stream = SealedStream(inner, SECRET, pool, head=HEAD)
+    stream = SealedStream(inner, CLIENT, pool, head=HEAD)
     raw.abort()
     for _ in range(2):
         with pytest.raises(ResetError):
@@ -490,7 +492,7 @@ def test_a_send_that_met_a_reset_is_the_last(pool: CountedPool) -> None:
 
 def test_a_killed_sender_leaves_a_stream_that_sends_no_more(pool: CountedPool) -> None:
     inner, raw = memory_pair(1000)
-    stream = SealedStream(inner, SECRET, pool)
+    stream = SealedStream(inner, CLIENT, pool)
     sender = gevent.spawn(stream.send_all, noise(5000))
     until(lambda: raw.unread_bytes == 1000)
     sender.kill()
@@ -557,7 +559,7 @@ def test_a_reader_with_little_room_need_not_wait_for_what_has_come(
     room_bytes: int, pool: CountedPool
 ) -> None:
     raw, inner = memory_pair(PIECE_BYTES)
-    stream = SealedStream(inner, SECRET, pool, salts=memory())
+    stream = SealedStream(inner, LISTENER, pool, salts=memory())
     data = noise(BUFFER_BYTES)
     raw.send_all(sealed_in_chunks(data))
     room = memoryview(bytearray(room_bytes))
@@ -585,8 +587,8 @@ def test_what_another_program_sealed_in_chunks_of_its_own_is_sealed_again_whole(
     data = noise(500_000)
     raw.send_all(sealed_in_chunks(data, chunk_bytes))
     raw.close_write()
-    sink = SealedStream(outer, SECRET, pool, head=head)
-    forward(SealedStream(inner, SECRET, pool, salts=memory()), sink, Flow(), pool)
+    sink = SealedStream(outer, CLIENT, pool, head=head)
+    forward(SealedStream(inner, LISTENER, pool, salts=memory()), sink, Flow(), pool)
     assert opened_by_hand(read_to_end(far)) == head + data
 
 
@@ -607,7 +609,7 @@ def test_whatever_chunks_are_left_of_one_read_fit_the_next(
     dice = random.Random(5)
     data = noise(1_500_000)
     raw, inner = memory_pair(200_000)
-    stream = SealedStream(inner, SECRET, pool, salts=memory())
+    stream = SealedStream(inner, LISTENER, pool, salts=memory())
     pieces, left = [], data
     while left:
         size = dice.choice((1, 50, 1000, MAX_CHUNK_BYTES - 1, MAX_CHUNK_BYTES))
@@ -667,7 +669,7 @@ def test_a_reset_is_neither_an_end_nor_a_cut(pool: CountedPool) -> None:
         raw, inner = memory_pair()
         raw.send_all(sealed[:cut])
         raw.abort()
-        _, error = reading(SealedStream(inner, SECRET, pool, salts=memory()))
+        _, error = reading(SealedStream(inner, LISTENER, pool, salts=memory()))
         assert type(error) is ResetError
 
 
@@ -704,7 +706,7 @@ def test_a_replay_is_told_only_once_its_first_chunk_is_whole(pool: CountedPool) 
     salts = memory()
     reading(listener(pool, FLIGHT, salts=salts))
     raw, inner = memory_pair()
-    stream = SealedStream(inner, SECRET, pool, salts=salts)
+    stream = SealedStream(inner, LISTENER, pool, salts=salts)
     room = memoryview(bytearray(BUFFER_BYTES))
     for place in range(FIRST_CHUNK_BYTES - 1):
         raw.send_all(FLIGHT[place : place + 1])
@@ -750,7 +752,7 @@ def test_of_many_at_once_one_is_served(pool: CountedPool) -> None:
 
     def serve() -> None:
         raw, inner = memory_pair()
-        stream = SealedStream(inner, SECRET, pool, salts=salts)
+        stream = SealedStream(inner, LISTENER, pool, salts=salts)
         for piece in parts(FLIGHT, list(range(0, len(FLIGHT), 7))):
             raw.send_all(piece)
             gevent.sleep(0)
@@ -763,10 +765,10 @@ def test_of_many_at_once_one_is_served(pool: CountedPool) -> None:
     assert found.count(None) == 1
 
 
-def answer_of(salts: ProcessMemory | None, pool: BufferPool) -> tuple[SealedStream, bytes]:
-    """A stream that has sent something, and what."""
+def answer_of(maker: SaltMaker, pool: BufferPool) -> tuple[SealedStream, bytes]:
+    """A stream that has sent something which comes back to it, and what."""
     inner, raw = memory_pair()
-    stream = SealedStream(inner, SECRET, pool, salts=salts)
+    stream = SealedStream(inner, maker, pool)
     stream.send_all(HEAD + b"hello")
     sent = raw.recv(PIECE_BYTES)
     raw.send_all(sent)
@@ -774,20 +776,16 @@ def answer_of(salts: ProcessMemory | None, pool: BufferPool) -> tuple[SealedStre
     return stream, sent
 
 
-def test_a_listeners_own_bytes_are_refused_by_every_listener_with_its_memory(
-    pool: CountedPool,
-) -> None:
-    salts = memory()
-    stream, sent = answer_of(salts, pool)
-    for one in (stream, listener(pool, sent, salts=salts)):
+@pytest.mark.parametrize("role", [b"client", b"listener"])
+def test_what_was_sent_in_a_role_is_refused_in_that_role(role: bytes, pool: CountedPool) -> None:
+    """Without a memory: so it is after a restart, too."""
+    stream, sent = answer_of(SaltMaker(SECRET, role), pool)
+    raw, inner = memory_pair()
+    raw.send_all(sent)
+    for one in (stream, SealedStream(inner, SaltMaker(SECRET, role), pool)):
         plain, error = reading(one)
         assert (plain, type(error)) == (b"", ReplayError)
-
-
-def test_a_clients_own_bytes_are_refused_without_any_memory(pool: CountedPool) -> None:
-    stream, _ = answer_of(None, pool)
-    plain, error = reading(stream)
-    assert (plain, type(error)) == (b"", ReplayError)
+    assert reading(listener(pool, answer_of(CLIENT, pool)[1])) == (HEAD + b"hello", None)
 
 
 def test_a_client_takes_the_same_salt_from_two_peers(pool: CountedPool) -> None:
@@ -796,7 +794,7 @@ def test_a_client_takes_the_same_salt_from_two_peers(pool: CountedPool) -> None:
         raw, inner = memory_pair()
         raw.send_all(FLIGHT)
         raw.close_write()
-        stream = SealedStream(inner, SECRET, pool, head=HEAD)
+        stream = SealedStream(inner, CLIENT, pool, head=HEAD)
         stream.send_all(b"")
         assert reading(stream) == (HEAD + b"helloworld", None)
 
@@ -804,7 +802,7 @@ def test_a_client_takes_the_same_salt_from_two_peers(pool: CountedPool) -> None:
 def test_empty_chunks_without_end_do_not_keep_the_loop_to_themselves() -> None:
     """Each of them is authentic, so whoever has the key could stop a worker with them."""
     inner, far = memory_pair()
-    reader = SealedStream(inner, SECRET, BufferPool())
+    reader = SealedStream(inner, CLIENT, BufferPool())
     salt = bytes(SECRET.method.salt_bytes)
     aead = SECRET.subkey_aead(salt)
     empty = bytearray()

@@ -8,6 +8,7 @@ import gevent
 import pytest
 
 from geproxy.crypto.methods import AES_128_GCM
+from geproxy.crypto.salts import SaltMaker
 from geproxy.crypto.secret import Secret
 from geproxy.errors import (
     DeadlineError,
@@ -335,7 +336,9 @@ def test_a_reader_that_has_stopped_counts_as_silence(relays: Relays) -> None:
 def test_a_slow_reader_of_what_a_buffer_holds_is_not_silent(relays: Relays) -> None:
     """A limit on silence must not hit a client that needs minutes for a full buffer."""
     secret = Secret(AES_128_GCM, bytes(16))
-    sealed = [SealedStream(one, secret, BufferPool()) for one in memory_pair(1_000_000)]
+    makers = (SaltMaker(secret, role) for role in (b"client", b"listener"))
+    ends = zip(memory_pair(1_000_000), makers, strict=True)
+    sealed = [SealedStream(one, maker, BufferPool()) for one, maker in ends]
     pairs: list[tuple[Stream, Stream]] = [memory_pair(1000), (sealed[0], sealed[1])]
     session = Session(relays, lambda: pairs.pop(0))
     session.service.send_all(noise(90_000))
