@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from socket import SocketType
 
 from gevent import get_hub, sleep
 from gevent.event import Event
@@ -90,7 +91,7 @@ def accept_clients(
 def _accept(listening: socket.socket, family: int) -> SocketStream:
     # As socket.accept() does, without asking for family and type each time.
     descriptor, sockaddr = listening._accept()  # type: ignore[attr-defined]
-    sock = socket.socket(family, socket.SOCK_STREAM, 0, descriptor)
+    sock = SocketType(family, socket.SOCK_STREAM, 0, descriptor)
     sock.setblocking(False)
     spare_loopback(sock, sockaddr[0])
     return SocketStream(sock, Endpoint.from_sockaddr(sockaddr))

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 from ipaddress import IPv6Address
+from socket import SocketType
 from typing import TYPE_CHECKING
 
 from gevent import get_hub
@@ -105,7 +106,7 @@ class _Attempt:
 
     __slots__ = ("endpoint", "socket", "watcher")
 
-    def __init__(self, endpoint: Endpoint, sock: socket.socket, watcher: Watcher) -> None:
+    def __init__(self, endpoint: Endpoint, sock: SocketType, watcher: Watcher) -> None:
         self.endpoint = endpoint
         self.socket = sock
         self.watcher = watcher
@@ -129,7 +130,7 @@ class _Race:
         """
         family = socket.AF_INET6 if isinstance(endpoint.host, IPv6Address) else socket.AF_INET
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock = SocketType(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
             self.failures.append(dial_error(error.errno or 0, endpoint))
             self._event.set()

@@ -37,7 +37,7 @@ class Dialer:
         denied = None
         for address in interleave(addresses):
             try:
-                endpoint = Endpoint(address, target.port)
+                endpoint = target if address is target.host else Endpoint(address, target.port)
                 permit(endpoint)
                 allowed.append(endpoint)
             except DeniedError as error:

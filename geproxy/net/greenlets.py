@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol
 
 import gevent
 from gevent import get_hub, getcurrent, sleep
@@ -19,12 +18,13 @@ __all__ = [
     "Crew",
     "Event",
     "assert_fork_safe",
+    "dismiss",
     "getcurrent",
     "greenlet",
     "interrupt",
     "interrupter",
+    "outlast",
     "prepare_loop",
-    "run_both",
     "sleep",
     "spawn",
     "stacks",
@@ -112,84 +112,6 @@ def _throw(target: greenlet, job: int, error: BaseException) -> None:
     target.throw(error)
 
 
-class Readable(Protocol):
-    """What can call somebody once there is something to read."""
-
-    def call_when_readable(self, callback: Callable[[], None]) -> None:
-        """Call back once, from the loop, which must not wait."""
-        ...
-
-    def stop_calling(self) -> None:
-        """Forget the callback, if it has not been called."""
-        ...
-
-
-def run_both(here: Callable[[], None], there: Callable[[], Readable | None]) -> None:
-    """Run *here* in this greenlet and *there* in another; return when both have returned.
-
-    *there* may return what it waits for, and is called again then: until that it has no greenlet,
-    which is most of what an idle connection costs. The first error of either ends the other and is
-    raised here. Nothing is left running.
-    """
-    both = _Both(there)
-    try:
-        here()
-        both.finished.wait()
-        both.inside = False
-        if both.failure is not None:
-            raise both.failure
-    finally:
-        both.inside = False
-        both.end()
-        both.failure = None  # its traceback holds this frame, and with it itself
-
-
-class _Both:
-    """The other side of run_both()."""
-
-    __slots__ = ("_awaited", "_owner", "_runner", "_there", "failure", "finished", "inside")
-
-    def __init__(self, there: Callable[[], Readable | None]) -> None:
-        self._owner = getcurrent()
-        self._there = there
-        self._awaited: Readable | None = None
-        self.inside = True  # the owner is
-        self.failure: Exception | None = None
-        self.finished = Event()
-        self._runner = spawn(self._run)
-
-    def _run(self) -> None:
-        awaited = None
-        try:
-            awaited = self._there()
-        except Exception as error:  # not lost: it is raised in the owner
-            self.failure = error
-            get_hub().loop.run_callback(self._report)
-        finally:
-            if awaited is not None and self.inside:
-                self._awaited = awaited
-                awaited.call_when_readable(self._wake)
-            else:  # or the owner has left, and waits for us to be done
-                self.finished.set()
-
-    def _wake(self) -> None:
-        self._awaited = None
-        self._runner = spawn(self._run)
-
-    def _report(self) -> None:
-        # The owner may have left, or met the failure itself, in the meantime.
-        if self.inside and self.failure is not None:
-            self._owner.throw(self.failure)
-
-    def end(self) -> None:
-        """Have nothing left running, whatever is thrown in the meantime."""
-        if self._awaited is not None:
-            self._awaited.stop_calling()
-        elif not self.finished.is_set():
-            _dismiss(self._runner)
-            _outlast(self.finished)
-
-
 class Crew:
     """Greenlets that work for one owner, and end with it.
 
@@ -210,7 +132,7 @@ class Crew:
         member = spawn(partial(self._run, function))
         self._members.add(member)
         if self._ending:  # by a member that end() found before its start
-            _dismiss(member)
+            dismiss(member)
 
     def __len__(self) -> int:
         return len(self._members)
@@ -239,11 +161,11 @@ class Crew:
         if not self._members:
             return
         for member in self._members:
-            _dismiss(member)
-        _outlast(self._ended)
+            dismiss(member)
+        outlast(self._ended.wait)
 
 
-def _dismiss(member: greenlet) -> None:
+def dismiss(member: greenlet) -> None:
     """End *member* by way of the loop, after the start that spawn() queued.
 
     A greenlet that is killed before it started never runs its finally.
@@ -251,12 +173,12 @@ def _dismiss(member: greenlet) -> None:
     interrupt(member, gevent.GreenletExit())
 
 
-def _outlast(done: Event) -> None:
-    """Wait for *done* whatever is thrown in the meantime; that is raised afterwards."""
+def outlast(wait: Callable[[], object]) -> None:
+    """Wait to the end whatever is thrown in the meantime; that is raised afterwards."""
     try:
-        done.wait()
+        wait()
     except BaseException:
-        _outlast(done)
+        outlast(wait)
         raise
 
 

@@ -50,7 +50,7 @@ class MessageReader:
         data = self._leftover
         self._leftover = b""
         while True:
-            found = message.decode(data)
+            found = message.decode(data) if data else None
             if found is not None:
                 # recv() may have a leftover of its own, and what it gave us came before that.
                 self._leftover = data[found[1] :] + self._leftover

@@ -6,6 +6,7 @@ import functools
 import socket
 import struct
 import sys
+from socket import SocketType
 
 # Fixed by the system: struct tcp_info of linux/tcp.h
 TCP_INFO_BYTES = 60
@@ -39,24 +40,24 @@ KEEPALIVE_OPTIONS = (
 )
 
 
-def prepare_connection(sock: socket.socket) -> None:
+def prepare_connection(sock: SocketType) -> None:
     """Set what every connection has. On a listening socket: accepted ones inherit all of it."""
     no_delay(sock)
     keep_alive(sock)
 
 
-def no_delay(sock: socket.socket) -> None:
+def no_delay(sock: SocketType) -> None:
     """Send at once whatever is to be sent: a relay adds no delay of its own."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def keep_alive(sock: socket.socket) -> None:
+def keep_alive(sock: SocketType) -> None:
     """Have the kernel ask, while nothing moves, whether the other side is there still."""
     for level, option, value in KEEPALIVE_OPTIONS:
         sock.setsockopt(level, option, value)
 
 
-def spare_loopback(sock: socket.socket, host: str) -> None:
+def spare_loopback(sock: SocketType, host: str) -> None:
     """Where the system paces, do not where the other side, *host*, is this machine.
 
     Nothing is congested there, and the timers by which BBR holds a sender to a rate are more than
@@ -80,12 +81,12 @@ def _system_paces() -> bool:
     return name.startswith(BBR)
 
 
-def prepare_datagrams(sock: socket.socket) -> None:
+def prepare_datagrams(sock: SocketType) -> None:
     """Set what every UDP socket has."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
 
-def unanswered(sock: socket.socket) -> bool:
+def unanswered(sock: SocketType) -> bool:
     """True where the other side has acknowledged nothing for long, though it was asked to.
 
     TCP_USER_TIMEOUT is not this: it also ends connections whose other side is well, answers every
@@ -98,12 +99,12 @@ def unanswered(sock: socket.socket) -> bool:
     return last_ack_ms >= UNANSWERED_MS
 
 
-def has_left(sock: socket.socket) -> bool:
+def has_left(sock: SocketType) -> bool:
     """True once the other side has sent FIN, even behind bytes that nobody has read, or is gone."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
     return info[TCPI_STATE] not in (TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2)
 
 
-def reset_on_close(sock: socket.socket) -> None:
+def reset_on_close(sock: SocketType) -> None:
     """Make the next close() a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ABORT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from socket import SocketType
 from typing import TYPE_CHECKING
 
 from gevent import get_hub
@@ -24,27 +25,36 @@ READ, WRITE = 1, 2  # libev's EV_READ and EV_WRITE
 
 
 class SocketStream(MessageReader):
-    """A connected, non-blocking TCP socket; see streams.Stream for what each call promises."""
+    """A connected, non-blocking TCP socket; see streams.Stream for what each call promises.
 
-    __slots__ = ("_bound", "_broken", "_peer", "_reader", "_socket", "_writer", "sent_bytes")
+    SocketType is what socket.socket wraps: to make and to close one takes 2 µs less.
+    """
+
+    __slots__ = (
+        "_bound",
+        "_broken",
+        "_has_spoken",
+        "_reader",
+        "_socket",
+        "_writer",
+        "peer",
+        "sent_bytes",
+    )
 
     holds_head = False
 
-    def __init__(self, sock: socket.socket, peer: Endpoint) -> None:
+    def __init__(self, sock: SocketType, peer: Endpoint) -> None:
+        """*peer* is the other side's address."""
         super().__init__()
         self._socket = sock
-        self._peer = peer
+        self.peer = peer
         self._bound: Endpoint | None = None
         self.sent_bytes = 0
+        self._has_spoken = False  # and has not read since
         self._broken: ResetError | None = None
         # Made at the first wait and kept: most connections wait for reading, few for writing.
         self._reader: Watcher | None = None
         self._writer: Watcher | None = None
-
-    @property
-    def peer(self) -> Endpoint:
-        """The other side's address."""
-        return self._peer
 
     @property
     def bound(self) -> Endpoint:
@@ -57,6 +67,9 @@ class SocketStream(MessageReader):
         """Wait for bytes; b"" is the end of the stream."""
         if self._leftover:
             return self._take_leftover(size_bytes)
+        if self._has_spoken:  # what has just been asked is not answered yet: spare the attempt
+            self._has_spoken = False
+            self.wait_readable()
         while True:
             try:
                 data = self._socket.recv(size_bytes)
@@ -137,10 +150,11 @@ class SocketStream(MessageReader):
             return
         if self._reader is None:
             self._reader = get_hub().loop.io(self._socket.fileno(), READ)
-        self._reader.start(self._call, callback)
+        self._reader.start(self._call, self._reader, callback)
 
-    def _call(self, callback: Callable[[], None]) -> None:
-        self.stop_calling()
+    @staticmethod
+    def _call(reader: Watcher, callback: Callable[[], None]) -> None:
+        reader.stop()
         callback()
 
     def stop_calling(self) -> None:
@@ -157,6 +171,7 @@ class SocketStream(MessageReader):
     def send_all(self, data: bytes | memoryview) -> None:
         """Return once the kernel has taken all of *data*."""
         left = len(data)
+        self._has_spoken = True
         while True:
             try:
                 sent = self._socket.send(data)

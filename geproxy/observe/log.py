@@ -62,6 +62,11 @@ class Log:
         """Write what keeps us from doing our work."""
         self._main.put("error", event, fields)
 
+    @property
+    def tells_sessions(self) -> bool:
+        """False where session() writes nothing, and need not be called."""
+        return self._access is not None
+
     def session(self, **fields: object) -> None:
         """Write the end of one session, whatever it was, to where sessions go."""
         if self._access is not None:

@@ -63,6 +63,8 @@ class Record:
 
     def write(self, log: Log, error: GeproxyError | None) -> None:
         """Write session.end; *error* is what ended the session early."""
+        if not log.tells_sessions:
+            return
         request, traffic = self.request, self._datagrams
         fields: dict[str, object] = {
             "listen": self.listen,

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 from geproxy.errors import IdleError, ResetError, VanishedError
+from geproxy.net.both import run_both
 from geproxy.net.forward import BufferPool, Flow, forward, move
-from geproxy.net.greenlets import getcurrent, greenlet, interrupt, run_both
+from geproxy.net.greenlets import getcurrent, greenlet, interrupt
 from geproxy.streams import Stream
 
 # Chosen here
@@ -40,23 +41,20 @@ class Relays:
         try:
             run_both(
                 partial(self._carry, forward, client, target, up, down),
-                partial(self._carry_down, target, client, up, down),
+                partial(self._carry, move, target, client, down, up),
+                target,
             )
         finally:
             self._live.discard(relay)
             self._ended_up_bytes += up.bytes
             self._ended_down_bytes += down.bytes
 
-    def _carry_down(self, target: Stream, client: Stream, up: Flow, down: Flow) -> Stream | None:
-        """Move what the target has said; return what is waited for, if there may come more."""
-        self._carry(move, target, client, down, up)
-        return None if down.ended or down.broken else target
-
     def _carry(
         self, how: Callable[..., None], source: Stream, sink: Stream, flow: Flow, back: Flow
-    ) -> None:
-        """Move bytes; leave it to the way back to meet the break of a sink that takes no more.
+    ) -> Stream | None:
+        """Move bytes; returns *source* if more may come of it.
 
+        Leaves it to the way back to meet the break of a sink that takes no more.
         Such a sink may have spoken before it broke (a server that refuses an upload), and what it
         said waits to be read: the way back carries that first, and then meets the same break.
         """
@@ -65,6 +63,7 @@ class Relays:
         except ResetError:
             if not flow.broken or back.broken or back.ended:
                 raise
+        return None if flow.ended or flow.broken else source
 
     def sweep(self, now_seconds: float) -> None:
         """End what has been quiet for too long; *now_seconds* is monotonic."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-from ipaddress import IPv4Address, IPv6Address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from geproxy.errors import ProtocolError
-from geproxy.terms import Endpoint, Outcome
+from geproxy.terms import Address, Endpoint, Outcome
 
 PORT_BYTES = 2
 
@@ -47,14 +48,18 @@ def decode_address(data: bytes, start: int) -> tuple[Endpoint, int] | None:
 
 
 def _endpoint(kind: int, host: bytes, port: int) -> Endpoint:
-    if kind == AddressType.IPV4:
-        return Endpoint(IPv4Address(host), port)
-    if kind == AddressType.IPV6:
-        return Endpoint(IPv6Address(host), port)
+    if kind != AddressType.NAME:
+        return Endpoint(_address(host), port)
     try:
         return Endpoint.from_name(host, port)
     except ValueError as error:
         raise ProtocolError(str(error)) from error
+
+
+# Targets come again, and where they are the same object each later look at a cache is quicker.
+@lru_cache(maxsize=4096)
+def _address(packed: bytes) -> Address:
+    return ip_address(packed)
 
 
 def encode_address(endpoint: Endpoint) -> bytes:
