@@ -174,6 +174,16 @@ static void take_head(struct connection *connection) {
         opened(connection);
 }
 
+static void begin(struct connection *connection) {
+    if (connection->options->dialect == DIRECT) {
+        opened(connection);
+    } else if (connection->options->dialect == HTTP) {
+        request_http(connection);
+    } else {
+        greet(connection);
+    }
+}
+
 static void dialed(struct connection *connection) {
     int error = 0;
     socklen_t size = sizeof error;
@@ -183,13 +193,7 @@ static void dialed(struct connection *connection) {
         return;
     }
     watch_change(&connection->watch, EPOLLIN);
-    if (connection->options->dialect == DIRECT) {
-        opened(connection);
-    } else if (connection->options->dialect == HTTP) {
-        request_http(connection);
-    } else {
-        greet(connection);
-    }
+    begin(connection);
 }
 
 static void ready(struct watch *watch, unsigned events) {
@@ -224,8 +228,15 @@ void connection_open(struct connection *connection) {
     if (fd < 0)
         give_up("socket: %s", strerror(errno));
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS)
-        connection_fail(connection, "connect: %s", strerror(errno));
-    else
+    int failed = connect(fd, (struct sockaddr *)&address, sizeof address);
+    if (failed && errno == EINPROGRESS) /* on loopback it stands by now, as a rule */
+        failed = connect(fd, (struct sockaddr *)&address, sizeof address);
+    if (!failed) {
+        watch_add(&connection->watch, EPOLLIN);
+        begin(connection);
+    } else if (errno == EALREADY) {
         watch_add(&connection->watch, EPOLLOUT);
+    } else {
+        connection_fail(connection, "connect: %s", strerror(errno));
+    }
 }

@@ -143,14 +143,13 @@ static void sink(struct watch *watch, unsigned events) {
 
 static void accepted(struct watch *watch, unsigned events) {
     struct service *service = (struct service *)watch;
-    int fd, on = 1;
+    int fd;
     (void)events;
     while ((fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         struct client *client = allocate(1, sizeof *client);
         client->watch = (struct watch){.fd = fd, .ready = service->ready};
         client->watched = EPOLLIN;
         client->right = true;
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         watch_add(&client->watch, EPOLLIN);
     }
     if (errno == EMFILE || errno == ENFILE)
@@ -181,7 +180,9 @@ static int serve(struct service *service, int kind) {
     struct sockaddr_in address = loopback(0);
     socklen_t size = sizeof address;
     int fd = socket(AF_INET, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    int room = 4 << 20;
+    int room = 4 << 20, on = 1;
+    if (kind == SOCK_STREAM) /* those that are accepted inherit it */
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     if (fd < 0 || bind(fd, (struct sockaddr *)&address, size) < 0 ||
         (kind == SOCK_STREAM && listen(fd, 4096) < 0))
         give_up("target: %s", strerror(errno));
