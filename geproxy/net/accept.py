@@ -11,7 +11,8 @@ from gevent import get_hub, sleep
 from gevent.event import Event
 
 from geproxy.net.sockopt import spare_loopback
-from geproxy.net.stream import READ, SocketStream
+from geproxy.net.stream import SocketStream
+from geproxy.net.watchers import READ
 from geproxy.terms import Endpoint
 
 # Chosen here
@@ -92,6 +93,5 @@ def _accept(listening: socket.socket, family: int) -> SocketStream:
     # As socket.accept() does, without asking for family and type each time.
     descriptor, sockaddr = listening._accept()  # type: ignore[attr-defined]
     sock = SocketType(family, socket.SOCK_STREAM, 0, descriptor)
-    sock.setblocking(False)
     spare_loopback(sock, sockaddr[0])
     return SocketStream(sock, Endpoint.from_sockaddr(sockaddr))

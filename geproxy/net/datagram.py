@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gevent import get_hub
 
 from geproxy.errors import DropError
-from geproxy.net.stream import READ
+from geproxy.net.watchers import READ
 from geproxy.terms import Endpoint
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from gevent.event import Event
 
 from geproxy.errors import DialError
 from geproxy.net.deadline import Deadline
-from geproxy.net.sockopt import no_delay, spare_loopback
-from geproxy.net.stream import WRITE, SocketStream
+from geproxy.net.sockopt import is_loopback, spare_loopback
+from geproxy.net.stream import SocketStream
+from geproxy.net.watchers import WRITE
 from geproxy.terms import Address, Endpoint, Outcome
 
 if TYPE_CHECKING:
@@ -136,18 +137,17 @@ class _Race:
             self._event.set()
             return None
         sockaddr = endpoint.sockaddr
-        no_delay(sock)
         spare_loopback(sock, sockaddr[0])
-        # The rest is set once it is silent: most connections never are.
+        # Other options are set when it sends again, and when it is silent: most never do, or are.
         number = sock.connect_ex(sockaddr)
-        if number == errno.EINPROGRESS:
+        if number == errno.EINPROGRESS and is_loopback(sockaddr[0]):
             # To a target on this host it stands by now, and need not be waited for.
             number = sock.connect_ex(sockaddr)
         if not number:
-            return SocketStream(sock, endpoint)
+            return SocketStream(sock, endpoint, prompt=False)
         attempt = _Attempt(endpoint, sock, get_hub().loop.io(sock.fileno(), WRITE))
         self.attempts.append(attempt)
-        if number == errno.EALREADY:
+        if number in (errno.EINPROGRESS, errno.EALREADY):
             attempt.watcher.start(self._answer, attempt)
         else:
             self._fail(attempt, number)
@@ -179,7 +179,7 @@ class _Race:
                 self._fail(attempt, number)
                 continue
             self._leave(attempt)
-            return SocketStream(attempt.socket, attempt.endpoint)
+            return SocketStream(attempt.socket, attempt.endpoint, prompt=False)
         return None
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from gevent import get_hub
 
-from geproxy.net.stream import READ, WRITE
+from geproxy.net.watchers import READ, WRITE
 
 # Chosen here
 MAX_MESSAGE_BYTES = 64 * 1024  # a UDP client with 4096 remembered targets is cut to fewer

@@ -11,7 +11,8 @@ from gevent import get_hub, sleep
 from geproxy.net.dial import dial_error
 from geproxy.net.ports import bind_in
 from geproxy.net.sockopt import prepare_connection
-from geproxy.net.stream import READ, SocketStream
+from geproxy.net.stream import SocketStream
+from geproxy.net.watchers import READ
 from geproxy.terms import Address, Endpoint
 
 if TYPE_CHECKING:

@@ -63,11 +63,16 @@ def spare_loopback(sock: SocketType, host: str) -> None:
     Nothing is congested there, and the timers by which BBR holds a sender to a rate are more than
     half of what a relayed byte costs.
     """
-    if _system_paces() and (host.startswith(LOOPBACK) or host == "::1"):
+    if _system_paces() and is_loopback(host):
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, RENO)
         except OSError:  # then it is slower
             pass
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address of this machine that the kernel writes as one of loopback."""
+    return host.startswith(LOOPBACK) or host == "::1"
 
 
 @functools.cache

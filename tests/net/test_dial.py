@@ -76,6 +76,9 @@ def test_a_connection_carries_bytes_both_ways() -> None:
 def test_a_dialed_connection_is_prepared() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         stream = dial_within([Endpoint.from_sockaddr(sock.getsockname())])
+        stream.send_all(b"what leaves at once of itself")
+        assert not stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        stream.send_all(b"what would wait for the first bytes to be acknowledged")
         assert stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert not stream._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         stream.keep_alive()  # which a relay does once it is silent

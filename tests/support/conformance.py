@@ -56,13 +56,15 @@ def check_stream(make_pair: MakePair, check: Check) -> None:
 
 
 def tcp_pair(host: str = "127.0.0.1") -> tuple[SocketStream, SocketStream]:
-    """A connection over loopback, with small buffers so that a writer soon has to wait."""
+    """A connection over loopback, with small buffers so that a writer soon has to wait.
+
+    Its sockets are as accept() gives them: it is each call that must not block.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listening:
         near = socket.create_connection(listening.getsockname()[:2])
         far, _ = listening.accept()
     for sock in (near, far):
-        sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
