@@ -9,7 +9,6 @@ from geproxy.crypto.secret import Secret
 
 # Chosen here
 MARK_BYTES = 4  # a stranger's salt passes for ours once in 2^32, and is refused
-BATCH_BYTES = 1024  # from one system call
 
 
 class SaltMaker:
@@ -29,8 +28,12 @@ class SaltMaker:
         self._random_bytes = secret.method.salt_bytes - MARK_BYTES
 
     def make(self) -> bytes:
-        """Return a salt that was never used before."""
-        fresh = _random.take(self._random_bytes)
+        """Return a salt that was never used before.
+
+        None is drawn ahead of its use: a fork, or a machine that is resumed twice from one
+        snapshot, would use it twice, and with it a key and its nonces.
+        """
+        fresh = os.urandom(self._random_bytes)
         return fresh + self._mark(fresh)
 
     def is_ours(self, salt: bytes) -> bool:
@@ -41,31 +44,3 @@ class SaltMaker:
         keyed = self._keyed.copy()
         keyed.update(fresh)
         return keyed.digest()
-
-
-class _Random:
-    """Random bytes, many from one system call. No two processes ever have the same."""
-
-    __slots__ = ("_bytes", "_used")
-
-    def __init__(self) -> None:
-        self._bytes = b""
-        self._used = 0
-
-    def take(self, size_bytes: int) -> bytes:
-        """Return bytes that nobody else gets."""
-        end = self._used + size_bytes
-        if end > len(self._bytes):
-            self._bytes = os.urandom(BATCH_BYTES)
-            end = size_bytes
-        taken = self._bytes[end - size_bytes : end]
-        self._used = end
-        return taken
-
-    def forget(self) -> None:
-        """Begin anew: what a fork copied is the parent's."""
-        self._bytes = b""
-
-
-_random = _Random()
-os.register_at_fork(after_in_child=_random.forget)
