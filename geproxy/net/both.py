@@ -44,8 +44,10 @@ def run_both(
             raise both.failure
     finally:
         both.inside = False
-        both.end()
-        both.failure = None  # its traceback holds this frame, and with it itself
+        try:
+            both.end()
+        finally:
+            both.failure = None  # its traceback holds this frame, and with it itself
 
 
 class _Both:
@@ -79,17 +81,16 @@ class _Both:
             awaited.call_when_readable(self._wake)
 
     def _run(self) -> None:
-        awaited = None
         try:
             awaited = self._there()
+            if awaited is not None and self.inside:
+                awaited.call_when_readable(self._wake)
+                self._awaited = awaited
         except Exception as error:  # not lost: it is raised in the owner
             self.failure = error
             get_hub().loop.run_callback(self._report)
         finally:
-            if awaited is not None and self.inside:
-                self._awaited = awaited
-                awaited.call_when_readable(self._wake)
-            else:  # or the owner has left, and waits for us to be done
+            if self._awaited is None:  # or the owner has left, and waits for us to be done
                 self._finished = True
                 get_hub().loop.run_callback(self._return)
 

@@ -141,7 +141,8 @@ def _splice(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool 
                 return False
             try:
                 while pipe.held_bytes:  # piece by piece: a slow reader of them is not silent
-                    flow.bytes += sink.pour(pipe)
+                    poured = sink.pour(pipe)
+                    flow.bytes += poured
             except ResetError:
                 flow.broken = True
                 raise

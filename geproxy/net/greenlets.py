@@ -54,7 +54,7 @@ def prepare_loop() -> str:
 class Runner(greenlet):
     """A greenlet that is used again: to make one, with a stack of its own, takes 14 µs.
 
-    What is thrown at one job must not hit the next: each has a number.
+    What is thrown at one job must not hit the next: each has a number, which it gets by spawn().
     """
 
     __slots__ = ("function", "job")
@@ -71,7 +71,6 @@ class Runner(greenlet):
                 self.function()
             finally:
                 self.function = None  # an error's traceback holds it, and it holds the error
-            self.job += 1
             if len(_parked) < PARKED_RUNNERS:
                 _parked.append(self)
                 get_hub().switch()
@@ -84,6 +83,7 @@ def spawn(function: Callable[[], None]) -> greenlet:
     """Start *function* in a greenlet of its own, at the loop's next turn; it must not raise."""
     hub = get_hub()
     runner = _parked.pop() if _parked else Runner()
+    runner.job += 1
     runner.function = function
     hub.loop.run_callback(runner.switch)
     return runner

@@ -35,7 +35,7 @@ class SocketStream(MessageReader):
     __slots__ = (
         "_bound",
         "_broken",
-        "_has_spoken",
+        "_expects_answer",
         "_prompt",
         "_reader",
         "_socket",
@@ -54,7 +54,7 @@ class SocketStream(MessageReader):
         self.peer = peer
         self._bound: Endpoint | None = None
         self.sent_bytes = 0
-        self._has_spoken = False  # and has not read since
+        self._expects_answer = False  # recv() had better wait before it tries
         self._prompt = prompt
         self._splices = False
         self._broken: ResetError | None = None
@@ -73,8 +73,8 @@ class SocketStream(MessageReader):
         """Wait for bytes; b"" is the end of the stream."""
         if self._leftover:
             return self._take_leftover(size_bytes)
-        if self._has_spoken:  # what has just been asked is not answered yet: spare the attempt
-            self._has_spoken = False
+        if self._expects_answer:  # it is not here yet, and an attempt in vain takes an exception
+            self._expects_answer = False
             self.wait_readable()
         while True:
             try:
@@ -194,7 +194,7 @@ class SocketStream(MessageReader):
     def send_all(self, data: bytes | memoryview) -> None:
         """Return once the kernel has taken all of *data*."""
         left = len(data)
-        self._has_spoken = True
+        self._expects_answer = True
         while True:
             if self.sent_bytes and not self._prompt:
                 self._be_prompt()

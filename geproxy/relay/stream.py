@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from geproxy.errors import IdleError, ResetError, VanishedError
+from geproxy.errors import DeadlineError, IdleError, ResetError
 from geproxy.net.both import run_both
 from geproxy.net.forward import BufferPool, Flow, forward, move
 from geproxy.net.greenlets import getcurrent, greenlet, interrupt
@@ -75,7 +75,9 @@ class Relays:
             if now_seconds - relay.asked >= ASK_SECONDS:
                 relay.asked = now_seconds
                 if relay.client.unanswered or relay.target.unanswered:
-                    interrupt(relay.owner, VanishedError("a side no longer answers"))
+                    # No ResetError: the owner would take it for the break of the sink that it
+                    # waits for, and leave the way back to meet that.
+                    interrupt(relay.owner, DeadlineError("a side no longer answers"))
                     continue
             quiet_seconds = now_seconds - relay.quiet_since
             half_closed = relay.up.ended or relay.down.ended

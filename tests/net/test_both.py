@@ -1,5 +1,6 @@
 """Two jobs side by side: nothing of either outlives the call that ran them."""
 
+import errno
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -392,6 +393,41 @@ def test_an_owner_that_is_interrupted_while_it_waits_for_a_first_call_has_nobody
         settle()
         interrupt(owner, IdleError("silent"))
     assert (visits.made, visits.bell.awaited) == (0, False)
+
+
+def test_a_side_that_cannot_be_awaited_is_an_error_like_any_other() -> None:
+    class Broken(Bell):
+        def call_when_readable(self, callback: Callable[[], None]) -> None:
+            raise OSError(errno.ENOMEM, "no memory for a watcher")
+
+    with pytest.raises(OSError, match="no memory"):
+        run_both(wait_for_ever, Broken)
+    with pytest.raises(OSError, match="no memory"):
+        run_both(wait_for_ever, return_at_once, Broken())
+
+
+@pytest.mark.usefixtures("without_collector")
+def test_an_owner_that_is_interrupted_while_it_ends_the_other_side_holds_nothing() -> None:
+    held: list[weakref.ref[Held]] = []
+
+    def there() -> None:
+        one = Held()
+        held.append(weakref.ref(one))
+        try:
+            wait_for_ever()
+        finally:
+            raise IdleError(f"while {one} was put away")
+
+    def own() -> None:
+        with pytest.raises(ShutdownError):
+            run_both(wait_for_ever, there)
+
+    with beside(own) as (owner,):
+        until(lambda: held)
+        interrupt(owner, ResetError("the first"))
+        interrupt(owner, ShutdownError("while the other side is being ended"))
+    settle()
+    assert not any(one() for one in held)
 
 
 def test_a_side_that_would_wait_after_its_owner_has_left_does_not() -> None:

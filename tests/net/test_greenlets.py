@@ -108,6 +108,16 @@ def test_an_interruption_that_comes_too_late_does_not_hit_the_next_job() -> None
     assert waits == [finished]
 
 
+def test_an_interruption_of_a_job_that_has_ended_does_not_hit_the_next() -> None:
+    ended, done = spawn(return_at_once), []
+    until(lambda: isinstance(ended, Runner) and ended.function is None)
+    interrupt(ended, IdleError("too late"))
+    again = spawn(lambda: done.append(True))
+    assert again is ended
+    until(lambda: done)
+    assert not ended.dead
+
+
 def test_a_runner_that_was_ended_takes_no_other_job() -> None:
     crew = Crew(pytest.fail)
     crew.spawn(wait_for_ever)

@@ -16,7 +16,6 @@ from geproxy.errors import (
     IdleError,
     ResetError,
     ShutdownError,
-    VanishedError,
 )
 from geproxy.net.deadline import Deadline
 from geproxy.net.forward import BufferPool, Flow
@@ -481,5 +480,21 @@ def test_a_side_that_answers_nothing_ends_the_relay(
     lost = session.client if side == "client" else session.target
     relays.sweep(2 * ASK_SECONDS)
     error = session.end()
-    assert isinstance(error, VanishedError)
+    assert isinstance(error, DeadlineError)
     assert error.code == "timeout"
+
+
+def test_a_side_that_answers_nothing_while_bytes_wait_for_it_ends_the_relay_at_once(
+    relays: Relays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not as a sink that broke, whose last words would be waited for."""
+    session = Session(relays, tcp_pair)
+    upload = gevent.spawn(session.application.send_all, noise(1_000_000))
+    settle()  # by now the upload is stuck: nobody reads it
+    relays.sweep(0.0)
+    monkeypatch.setattr(type(session.target), "unanswered", property(lambda self: True))
+    relays.sweep(ASK_SECONDS)
+    settle()
+    assert session.over
+    assert isinstance(session.end(), DeadlineError)
+    upload.kill()
