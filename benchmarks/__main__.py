@@ -33,8 +33,8 @@ def _arguments() -> argparse.Namespace:
     kind.add_argument("--quick", action="store_true", help="a few rows, in under two minutes")
     kind.add_argument("--streams", action="store_true", help="4 GiB each way, each byte compared")
     parser.add_argument("--only", metavar="PATTERN", default="", help="rows with such names")
-    parser.add_argument("--rounds", metavar="N", type=int, help="3, or 1 with --streams")
-    parser.add_argument("--seconds", metavar="S", type=float, help="each: 1.5, or 0.5 with --quick")
+    parser.add_argument("--rounds", metavar="N", type=int, help="5, 3 or 1: alone, quick, streams")
+    parser.add_argument("--seconds", metavar="S", type=float, help="each: 1.0, or 0.5 with --quick")
     parser.add_argument("--workers", metavar="N", type=int, default=cores(), help="one per core")
     parser.add_argument(
         "--control",
@@ -57,8 +57,9 @@ def _rows(arguments: argparse.Namespace) -> list[Row]:
 
 
 def _measure(arguments: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:
-    rounds = arguments.rounds or (1 if arguments.streams else 3)
-    seconds = arguments.seconds or (0.5 if arguments.quick else 1.5)
+    usual_rounds = 1 if arguments.streams else 3 if arguments.quick else 5
+    rounds = arguments.rounds or usual_rounds
+    seconds = arguments.seconds or (0.5 if arguments.quick else 1.0)
     results = {**machine.describe(), "rounds": rounds, "seconds": seconds}
     most = most_connections(arguments.workers)
     results |= {"workers": arguments.workers, "most_idle_connections": most}

@@ -10,8 +10,10 @@ SEALED_PEERS = ("ss-libev", "go-shadowsocks2")
 BULK = ("down-4", "up-4", "down-64", "up-64")
 GCM, CHACHA20 = "aes-256-gcm", "chacha20-ietf-poly1305"
 
-# The median of one metric for one label of a row; None where there is none.
+# The median of one metric for one label of a row, and the ratio of two labels' in that order; None
+# where there is none.
 Median = Callable[[str, str, str], float | None]
+Ratio = Callable[[str, str, str, str], float | None]
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,16 @@ class Goal:
     more_is_better: bool = False
     subject: str = "geproxy"
 
-    def verdict(self, median: Median) -> Mapping[str, object]:
+    def verdict(self, median: Median, ratio_of: Ratio) -> Mapping[str, object]:
         """Judge it; what was not measured is neither met nor missed."""
-        own = median(self.row, self.subject, self.metric)
         peers = {name: median(self.row, name, self.metric) for name in self.against}
         present = {name: value for name, value in peers.items() if value}
         best = (max if self.more_is_better else min)(present, key=present.__getitem__, default="")
         ratio = None
-        if own is not None and not self.against:
-            ratio = own
-        elif own is not None and best:
-            ratio = own / present[best]
+        if not self.against:
+            ratio = median(self.row, self.subject, self.metric)
+        elif best:
+            ratio = ratio_of(self.row, self.subject, best, self.metric)
         return {
             "row": self.row,
             "metric": self.metric,

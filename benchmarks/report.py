@@ -48,26 +48,41 @@ def medians(outcomes: Sequence[Outcome]) -> Figures:
     return {name: statistics.median(each[name] for each in figures) for name in figures[0]}
 
 
-def ratios(own: Figures, other: Figures) -> Figures:
-    """Each metric of *own* divided by that of *other*, where both have one that is not 0."""
-    return {name: own[name] / other[name] for name in own if other.get(name)}
+def ratios(own: Json, other: Json) -> Figures:
+    """Each metric of *own* divided by that of *other*, where both have one that is not 0.
+
+    Both are entries of a row. They are compared round by round, and the median of that counts: what
+    slows the machine down for a while slows both. Where one failed a round, medians are compared.
+    """
+    pairs = list(zip(own["rounds"], other["rounds"], strict=False))
+    if not pairs or own["failures"] or other["failures"]:
+        pairs = [(own["median"], other["median"])]
+    return {
+        name: statistics.median(figures[name] / others[name] for figures, others in pairs)
+        for name in own["median"]
+        if all(others.get(name) for _, others in pairs)
+    }
 
 
 def rows(found: Mapping[str, Outcomes]) -> Json:
     """All raw figures by row and contender, with medians and geproxy's ratios to each."""
-    result: Json = {}
-    for name, outcomes in found.items():
-        own = medians(outcomes.get(SUBJECT, []))
-        result[name] = {
-            label: {
-                "rounds": [each for each in measured if not isinstance(each, str)],
-                "failures": [each for each in measured if isinstance(each, str)],
-                "median": (median := medians(measured)),
-                "geproxy_ratio": ratios(own, median) if label != SUBJECT else {},
-            }
-            for label, measured in outcomes.items()
-        }
-    return result
+    return {name: _row(outcomes) for name, outcomes in found.items()}
+
+
+def _row(outcomes: Outcomes) -> Json:
+    entries: Json = {label: _entry(measured) for label, measured in outcomes.items()}
+    own = entries.get(SUBJECT, _entry([]))
+    for label, entry in entries.items():
+        entry["geproxy_ratio"] = ratios(own, entry) if label != SUBJECT else {}
+    return entries
+
+
+def _entry(measured: Sequence[Outcome]) -> Json:
+    return {
+        "rounds": [each for each in measured if not isinstance(each, str)],
+        "failures": [each for each in measured if isinstance(each, str)],
+        "median": medians(measured),
+    }
 
 
 def judged(measured: Json) -> list[Mapping[str, object]]:
@@ -75,11 +90,18 @@ def judged(measured: Json) -> list[Mapping[str, object]]:
     levels = list(measured.get("scale/open", {"10 open": {}, "10000 open": {}}))
     base, loaded = levels[0], levels[min(1, len(levels) - 1)]
 
+    def entry(row: str, label: str) -> Json:
+        found: Json = measured.get(row, {}).get(label, _entry([]))
+        return found
+
     def median(row: str, label: str, metric: str) -> float | None:
-        value = measured.get(row, {}).get(label, {}).get("median", {}).get(metric)
+        value = entry(row, label)["median"].get(metric)
         return None if value is None else float(value)
 
-    return [goal.verdict(median) for goal in goals(base, loaded)]
+    def ratio(row: str, label: str, other: str, metric: str) -> float | None:
+        return ratios(entry(row, label), entry(row, other)).get(metric)
+
+    return [goal.verdict(median, ratio) for goal in goals(base, loaded)]
 
 
 def write(results: Json, path: Path) -> None:

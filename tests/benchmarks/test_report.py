@@ -39,8 +39,15 @@ def test_without_a_round_that_went_well_there_is_no_median() -> None:
     assert report.medians(["it fell over"]) == {}
 
 
-def test_a_ratio_to_nothing_is_left_out() -> None:
-    assert report.ratios(report.medians(GEPROXY), report.medians(PEER)) == {"per_second": 0.5}
+def test_a_ratio_is_that_of_one_round_and_the_median_of_all() -> None:
+    peer: list[Any] = [{"per_second": 100.0}, {"per_second": 25.0}, {"per_second": 400.0}]
+    entry = report.rows({"a row": {"geproxy": GEPROXY, "peer": peer}})["a row"]["peer"]
+    assert entry["geproxy_ratio"] == {"per_second": 3.0}, "of 3, 4 and 0.5"
+
+
+def test_where_a_round_failed_medians_are_compared_and_a_ratio_to_nothing_is_left_out() -> None:
+    entry = report.rows(FOUND)["plain/short"]["microsocks"]
+    assert entry["geproxy_ratio"] == {"per_second": 0.5}
 
 
 def test_each_round_and_each_failure_is_kept() -> None:
@@ -100,12 +107,18 @@ def test_a_goal_is_judged_against_the_best_peer(
 ) -> None:
     bounds = (0.75, 1.0) if more else (0.75, 0.5)
     goal = Goal("a row", "a metric", ("a", "b"), *bounds, more)
-    verdict = goal.verdict(lambda row, label, metric: values.get(label))
+    verdict = goal.verdict(
+        lambda row, label, metric: values.get(label),
+        lambda row, label, other, metric: (
+            values[label] / values[other] if label in values else None
+        ),
+    )
     assert (verdict["best"], verdict["must_met"], verdict["aim_met"]) == (best, must_met, aim_met)
 
 
 def test_a_goal_without_peers_judges_the_figure_itself() -> None:
-    verdict = Goal("a row", "a metric", (), 1.0, 0.4).verdict(lambda row, label, metric: 0.7)
+    goal = Goal("a row", "a metric", (), 1.0, 0.4)
+    verdict = goal.verdict(lambda row, label, metric: 0.7, lambda *_: None)
     assert (verdict["ratio"], verdict["must_met"], verdict["aim_met"]) == (0.7, True, False)
 
 
