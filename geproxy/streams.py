@@ -94,7 +94,9 @@ class Stream(Protocol):
 
     @property
     def unanswered(self) -> bool:
-        """True where the other side has not answered for long what the kernel sent it."""
+        """True where the other side has not answered for long what the kernel sent it, or has reset
+        the connection.
+        """
         ...
 
     def keep_alive(self) -> None:

@@ -15,7 +15,7 @@ TCPI_LAST_ACK_RECV = 56
 
 TCP_CA_NAME_MAX = 16  # linux/tcp.h
 
-TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2 = 1, 4, 5  # net/tcp_states.h
+TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSE = 1, 4, 5, 7  # net/tcp_states.h
 
 # Chosen here
 KEEPALIVE_IDLE_SECONDS = 60  # with the two below a silent peer is found within 130 s
@@ -91,13 +91,18 @@ def prepare_datagrams(sock: SocketType) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
 
-def unanswered(sock: SocketType) -> bool:
+def unanswered(sock: SocketType, *, ended: bool) -> bool:
     """True where the other side has acknowledged nothing for long, though it was asked to.
+
+    And where it has reset the connection, which nobody reads who waits for another one to take
+    bytes. Who has *ended* his direction cannot tell that from the end of both directions.
 
     TCP_USER_TIMEOUT is not this: it also ends connections whose other side is well, answers every
     probe, and only reads nothing for a while (a download that was paused).
     """
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+    if info[TCPI_STATE] == TCP_CLOSE:
+        return not ended
     if max(info[TCPI_RETRANSMITS], info[TCPI_PROBES]) < UNANSWERED_TRIES:
         return False
     last_ack_ms = int.from_bytes(info[TCPI_LAST_ACK_RECV : TCPI_LAST_ACK_RECV + 4], sys.byteorder)

@@ -35,6 +35,7 @@ class SocketStream(MessageReader):
     __slots__ = (
         "_bound",
         "_broken",
+        "_ended",
         "_expects_answer",
         "_prompt",
         "_reader",
@@ -57,6 +58,7 @@ class SocketStream(MessageReader):
         self._expects_answer = False  # recv() had better wait before it tries
         self._prompt = prompt
         self._splices = False
+        self._ended = False  # our direction
         self._broken: ResetError | None = None
         # Made at the first wait and kept: most connections wait for reading, few for writing.
         self._reader: Watcher | None = None
@@ -103,9 +105,9 @@ class SocketStream(MessageReader):
     def fill(self, pipe: Pipe) -> int | None:
         """Like recv_into, into *pipe*, without a copy; the leftover must have been read before."""
         assert not self._leftover, "bulk reads have taken it"
-        if not self._splices:
-            self._begin_to_splice()
         try:
+            if not self._splices:
+                self._begin_to_splice()
             count = pipe.fill(self._socket.fileno())
         except BlockingIOError:
             return None
@@ -115,10 +117,10 @@ class SocketStream(MessageReader):
 
     def pour(self, pipe: Pipe) -> int:
         """Return once the kernel has taken some of what *pipe* holds, and how much that was."""
-        if not self._splices:
-            self._begin_to_splice()
         while True:
             try:
+                if not self._splices:
+                    self._begin_to_splice()
                 count = pipe.pour(self._socket.fileno())
             except BlockingIOError:
                 self._wait_writable()
@@ -196,9 +198,9 @@ class SocketStream(MessageReader):
         left = len(data)
         self._expects_answer = True
         while True:
-            if self.sent_bytes and not self._prompt:
-                self._be_prompt()
             try:
+                if self.sent_bytes and not self._prompt:
+                    self._be_prompt()
                 sent = self._socket.send(data, MSG_DONTWAIT)
             except BlockingIOError:
                 self._wait_writable()
@@ -228,8 +230,8 @@ class SocketStream(MessageReader):
 
     @property
     def unanswered(self) -> bool:
-        """True where the other side has not answered for long what the kernel sent it."""
-        return unanswered(self._socket)
+        """See streams.Stream."""
+        return unanswered(self._socket, ended=self._ended)
 
     def keep_alive(self) -> None:
         """Turn keepalive on."""
@@ -242,6 +244,7 @@ class SocketStream(MessageReader):
 
     def close_write(self) -> None:
         """Send FIN; reading goes on."""
+        self._ended = True
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:

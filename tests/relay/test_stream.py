@@ -1,5 +1,6 @@
 """Relays: both directions until both are done, broken, or silent for too long."""
 
+import socket
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from geproxy.net.deadline import Deadline
 from geproxy.net.forward import BufferPool, Flow
 from geproxy.net.greenlets import interrupt
 from geproxy.net.sealed import SealedStream
+from geproxy.net.sockopt import TCP_CLOSE
 from geproxy.relay.stream import ASK_SECONDS, Relays
 from geproxy.streams import Stream
 from tests.support.conformance import (
@@ -482,6 +484,47 @@ def test_a_side_that_answers_nothing_ends_the_relay(
     error = session.end()
     assert isinstance(error, DeadlineError)
     assert error.code == "timeout"
+
+
+def test_a_client_that_is_gone_while_its_bytes_wait_for_the_target_ends_the_relay(
+    relays: Relays,
+) -> None:
+    """Nobody reads from it then, and so nobody meets its reset."""
+    session = Session(relays, tcp_pair)
+    upload = gevent.spawn(session.application.send_all, noise(1_000_000))
+    settle()  # by now the upload is stuck: nobody reads it
+    upload.kill()
+    session.application.abort()
+    settle()
+    relays.sweep(0.0)
+    assert not session.over
+    relays.sweep(ASK_SECONDS)
+    settle()
+    assert session.over
+    assert isinstance(session.end(), DeadlineError)
+
+
+def test_a_client_that_has_ended_and_whose_bytes_wait_for_the_target_is_left_alone() -> None:
+    """The kernel is done with it, both directions having ended, and we have not read it all."""
+    relays = Relays(BufferPool(), 1000.0, 1000.0)
+    session = Session(relays, tcp_pair)
+    session.service.close_write()
+    assert session.application.recv(1) == b""
+    passed_bytes = -1
+    while session.target.sent_bytes != passed_bytes:  # until the target takes no more
+        passed_bytes = session.target.sent_bytes
+        session.application.send_all(noise(10_000))
+        settle()
+    session.application.send_all(noise(10_000))
+    session.application.close_write()
+    client = session.client._socket  # type: ignore[attr-defined]
+    until(lambda: client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE)
+    for now_seconds in (0.0, ASK_SECONDS, 2 * ASK_SECONDS):
+        relays.sweep(now_seconds)
+        settle()
+    assert not session.over
+    assert len(read_to_end(session.service)) == session.application.sent_bytes
+    assert session.end() is None
 
 
 def test_a_side_that_answers_nothing_while_bytes_wait_for_it_ends_the_relay_at_once(
