@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def _cpu_model() -> str:
 
 def _versions() -> dict[str, str]:
     versions = {"geproxy": _output(str(ROOT / "bin" / "geproxy"), "--version")}
-    versions["python"] = platform.python_version()
+    versions["python"] = " ".join(sys.version.split())  # how it was built makes a tenth
     versions |= {name: metadata.version(name) for name in LIBRARIES}
     versions["openssl"] = backend.openssl_version_text()
     for tool in ("cc", "strace"):
