@@ -21,7 +21,7 @@ DRAWN = {
     "/udp-1200x1": ("p50_ms",),
     "/memory": ("kib_per_connection",),
     "/start": ("start_seconds",),
-    "scale/open": ("cpu_ms", "idle_cpu_ms_per_s"),
+    "scale/open": ("cpu_ms", "kib_per_connection", "idle_cpu_ms_per_s"),
     "scale/users": ("per_second", "cpu_ms"),
     "scale/listeners": ("per_second", "cpu_ms"),
     "scale/workers-short": ("per_second",),

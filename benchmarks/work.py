@@ -16,6 +16,7 @@ GB = 1e9
 MEGABYTE = 1e6
 WARM_UP_SECONDS = 0.2
 IDLE_SECONDS = 1.0  # for how long silent connections are watched
+MANY = 1000  # of so many, the memory of each can be told from what else a process does
 SATURATING = 8
 PINGING = 100
 
@@ -219,17 +220,22 @@ def memory(connections: int) -> Work:
 
 
 def beside_idle(connections: int) -> Work:
-    """Short connections while *connections* are open and silent."""
+    """Short connections while *connections* are open and silent; and the memory of those."""
 
     def work(bench: Bench, running: Running) -> Figures:
         warm_up(bench, running)
+        before_kib = _resting_kib(running)
         with _idle(bench, running, connections):
             idle_cpu_seconds = _watch_silence(running)
-            return {
+            kib = _resting_kib(running)
+            figures = {
                 **short()(bench, running),
                 "idle_cpu_ms_per_s": idle_cpu_seconds * 1000,
                 "connections": connections,
             }
+        if connections >= MANY and kib is not None and before_kib is not None:
+            figures["kib_per_connection"] = (kib - before_kib) / connections
+        return figures
 
     return work
 
@@ -239,18 +245,19 @@ def from_rest(what: Work) -> Work:
 
     def work(bench: Bench, running: Running) -> Figures:
         warm_up(bench, running)
-        rest = _rest(running)
+        kib = _resting_kib(running)
+        rest = {} if kib is None else {"base_mib": kib / 1024}
         return {**what(bench, running), **rest, "start_seconds": running.start_seconds}
 
     return work
 
 
-def _rest(running: Running) -> Figures:
+def _resting_kib(running: Running) -> int | None:
     measure.settled_cpu_seconds(running.leaders)
     try:
-        return {"base_mib": measure.pss_kib(running.leaders) / 1024}
+        return measure.pss_kib(running.leaders)
     except LoadError:  # not ours to read; what follows can be measured all the same
-        return {}
+        return None
 
 
 def _idle(bench: Bench, running: Running, connections: int) -> Held:
