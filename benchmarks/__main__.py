@@ -1,7 +1,7 @@
 """Measure geproxy and its installed peers side by side.
 
 Usage: python -m benchmarks [--quick | --streams] [--only PATTERN] [--rounds N]
-                            [--seconds S] [--workers N] [--output FOLDER]
+                            [--seconds S] [--workers N] [--control NAME] [--output FOLDER]
        python -m benchmarks --list
        python -m benchmarks (--show | --markdown) FILE
 """
@@ -33,14 +33,14 @@ def _arguments() -> argparse.Namespace:
     kind.add_argument("--quick", action="store_true", help="a few rows, in under two minutes")
     kind.add_argument("--streams", action="store_true", help="4 GiB each way, each byte compared")
     parser.add_argument("--only", metavar="PATTERN", default="", help="rows with such names")
-    parser.add_argument("--rounds", metavar="N", type=int, help="5, 3 or 1: alone, quick, streams")
+    parser.add_argument("--rounds", metavar="N", type=int, help="5; 3 if quick, 1 of streams")
     parser.add_argument("--seconds", metavar="S", type=float, help="each: 1.0, or 0.5 with --quick")
     parser.add_argument("--workers", metavar="N", type=int, default=cores(), help="one per core")
     parser.add_argument(
         "--control",
         metavar="NAME",
         default=network.UNPACED,
-        help="of congestion: reno, or that of the host: host",
+        help="TCP congestion control: reno, another, or `host` for the host's own; as root",
     )
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=RESULTS)
     parser.add_argument("--list", action="store_true", help="the names of the rows")

@@ -1,7 +1,7 @@
 """How many system calls one short connection takes, and which: strace counts them.
 
-Counting slows a contender down, and so wakes it for more at a time than it would find otherwise;
-of its calls it is those for waiting that may be a little fewer here.
+Tracing slows a contender down, so that more is ready each time it wakes: its calls for waiting
+(epoll_wait) may be counted a little low.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def counted(leaders: Collection[int], what: Callable[[], Result]) -> tuple[Resul
         try:
             _wait_until_attached(tracer, leaders, said)
             result = what()
-            measure.settled_cpu_seconds(leaders)
+            measure.settle(leaders)
         finally:
             _detach(tracer)
         calls = parsed(summary.read_text())

@@ -118,7 +118,7 @@ def _geproxy_pair(setting: Setting) -> list[Command]:
 
 
 def with_users(count: int) -> Contender:
-    """One geproxy that lets so many users in; it is the last of them who comes."""
+    """One geproxy that lets so many users in; clients log in as the last of them."""
 
     def prepare(setting: Setting) -> list[Command]:
         # Each user has the same password, or to hash them all would take minutes.
@@ -132,7 +132,7 @@ def with_users(count: int) -> Contender:
 
 
 def with_listeners(count: int) -> Contender:
-    """One geproxy that listens on so many ports; it is the first of them where clients come."""
+    """One geproxy that listens on so many ports; clients come to the first of them."""
 
     def prepare(setting: Setting) -> list[Command]:
         others = (

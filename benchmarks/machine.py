@@ -46,7 +46,7 @@ def _cpu_model() -> str:
 
 def _versions() -> dict[str, str]:
     versions = {"geproxy": _output(str(ROOT / "bin" / "geproxy"), "--version")}
-    versions["python"] = " ".join(sys.version.split())  # how it was built makes a tenth
+    versions["python"] = " ".join(sys.version.split())  # compiler and flags make a tenth of speed
     versions |= {name: metadata.version(name) for name in LIBRARIES}
     versions["openssl"] = backend.openssl_version_text()
     for tool in ("cc", "strace"):

@@ -68,8 +68,13 @@ def cpu_seconds(leaders: Collection[int]) -> float:
     return ticks / TICKS_PER_SECOND
 
 
+def settle(leaders: Collection[int]) -> None:
+    """Return once the trees stand still: connections are put away after their clients have gone."""
+    settled_cpu_seconds(leaders)
+
+
 def settled_cpu_seconds(leaders: Collection[int]) -> float:
-    """The same once it stands still: connections are put away after their clients have gone."""
+    """What they have used by the time they stand still."""
     before = cpu_seconds(leaders)
     for _ in range(SETTLE_TRIES if leaders else 0):
         time.sleep(SETTLE_SECONDS)

@@ -26,7 +26,7 @@ SETTINGS = {
     "ip_local_port_range": "2048 65535",
     "tcp_max_tw_buckets": "4096",  # no more in TIME_WAIT than leave most of the ports free
 }
-UNPACED = "reno"  # in every kernel, for all contenders alike; it sets no timers
+UNPACED = "reno"  # in every kernel, for all contenders alike; it does not pace
 OF_HOST = "host"
 
 

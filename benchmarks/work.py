@@ -204,7 +204,7 @@ def memory(connections: int) -> Work:
 
     def work(bench: Bench, running: Running) -> Figures:
         warm_up(bench, running)
-        measure.settled_cpu_seconds(running.leaders)
+        measure.settle(running.leaders)
         before_kib = measure.pss_kib(running.leaders)
         with _idle(bench, running, connections):
             idle_cpu_seconds = _watch_silence(running)
@@ -241,7 +241,7 @@ def beside_idle(connections: int) -> Work:
 
 
 def from_rest(what: Work) -> Work:
-    """*what*, by a contender that is warm; and what that took: time to start, memory at rest."""
+    """*what*, put on a warm contender; and its memory at rest, and its time to start."""
 
     def work(bench: Bench, running: Running) -> Figures:
         warm_up(bench, running)
@@ -253,7 +253,7 @@ def from_rest(what: Work) -> Work:
 
 
 def _resting_kib(running: Running) -> int | None:
-    measure.settled_cpu_seconds(running.leaders)
+    measure.settle(running.leaders)
     try:
         return measure.pss_kib(running.leaders)
     except LoadError:  # not ours to read; what follows can be measured all the same

@@ -93,9 +93,9 @@ class Stream(Protocol):
         ...
 
     @property
-    def unanswered(self) -> bool:
-        """True where the other side has not answered for long what the kernel sent it, or has reset
-        the connection.
+    def lost(self) -> bool:
+        """True where the other side is gone, and nobody has read so: it has not answered for long
+        what the kernel sent it, or has reset the connection.
         """
         ...
 

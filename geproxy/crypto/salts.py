@@ -28,16 +28,17 @@ class SaltMaker:
         self._random_bytes = secret.method.salt_bytes - MARK_BYTES
 
     def make(self) -> bytes:
-        """Return a salt that was never used before.
+        """Return a fresh salt.
 
-        None is drawn ahead of its use: a fork, or a machine that is resumed twice from one
-        snapshot, would use it twice, and with it a key and its nonces.
+        aes-128-gcm leaves 12 random bytes: of 2^32 salts of one key two are the same with a chance
+        of 2^-33. None is drawn ahead of its use: a fork, or a machine that is resumed twice from
+        one snapshot, would use it twice, and with it a key and its nonces.
         """
         fresh = os.urandom(self._random_bytes)
         return fresh + self._mark(fresh)
 
     def is_ours(self, salt: bytes) -> bool:
-        """Tell whether make() made *salt*, here or in another process of this role."""
+        """Tell whether make() made *salt*, here or in another process of this role; or chance."""
         return self._mark(salt[: self._random_bytes]) == salt[self._random_bytes :]
 
     def _mark(self, fresh: bytes) -> bytes:

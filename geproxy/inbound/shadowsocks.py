@@ -72,10 +72,9 @@ class ShadowsocksInbound:
 class ShadowsocksDatagrams:
     """What clients seal one by one; *salts* keeps any of it from being relayed twice."""
 
-    __slots__ = ("_maker", "_salts", "_secret")
+    __slots__ = ("_maker", "_salts")
 
     def __init__(self, secret: Secret, salts: Store) -> None:
-        self._secret = secret
         self._salts = salts
         self._maker = SaltMaker(secret, ROLE)
 
@@ -84,11 +83,11 @@ class ShadowsocksDatagrams:
 
         Its salt is claimed once the datagram is known to be authentic, and not before.
         """
-        salt, plain = open_datagram(self._secret, datagram)
+        salt, plain = open_datagram(self._maker.secret, datagram)
         if self._maker.is_ours(salt) or not self._salts.remember_once(salt):
             raise ReplayError("a datagram that was sent before")
         return split_address(plain, 0)
 
     def write(self, head: bytes, data: bytes) -> bytes:
         """See seams.DatagramCodec."""
-        return seal_datagram(self._secret, self._maker.make(), head + data)
+        return seal_datagram(self._maker.secret, self._maker.make(), head + data)

@@ -10,7 +10,7 @@ from socket import SocketType
 from gevent import get_hub, sleep
 from gevent.event import Event
 
-from geproxy.net.sockopt import spare_loopback
+from geproxy.net.sockopt import unpace_loopback
 from geproxy.net.stream import SocketStream
 from geproxy.net.watchers import READ
 from geproxy.terms import Endpoint
@@ -90,8 +90,9 @@ def accept_clients(
 
 
 def _accept(listening: socket.socket, family: int) -> SocketStream:
-    # As socket.accept() does, without asking for family and type each time.
+    # As socket.accept() does, without asking for family and type each time. It stays in blocking
+    # mode, which SocketStream allows.
     descriptor, sockaddr = listening._accept()  # type: ignore[attr-defined]
     sock = SocketType(family, socket.SOCK_STREAM, 0, descriptor)
-    spare_loopback(sock, sockaddr[0])
+    unpace_loopback(sock, sockaddr[0])
     return SocketStream(sock, Endpoint.from_sockaddr(sockaddr))

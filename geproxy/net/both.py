@@ -24,26 +24,24 @@ class Readable(Protocol):
 
 
 def run_both(
-    here: Callable[[], object],
-    there: Callable[[], Readable | None],
-    awaited: Readable | None = None,
+    here: Callable[[], object], there: Callable[[], Readable | None], awaited: Readable
 ) -> None:
     """Run *here* in this greenlet and *there* in another; return when both have returned.
 
-    *there* is called once there is something to read of *awaited*, if that is given. It may return
-    what it waits for, and is called again then: until that it has no greenlet, which is most of
-    what an idle connection costs. The first error of either ends the other and is raised here.
-    Nothing is left running.
+    *there* is called once there is something to read of *awaited*. It may return what it waits for
+    next, and is called again then: until that it has no greenlet, which is most of what an idle
+    connection costs. The first error of either ends the other and is raised here. Nothing is left
+    running.
     """
     both = _Both(there, awaited)
     try:
         here()
         both.wait()
-        both.inside = False
+        both.owner_inside = False
         if both.failure is not None:
             raise both.failure
     finally:
-        both.inside = False
+        both.owner_inside = False
         try:
             both.end()
         finally:
@@ -64,26 +62,23 @@ class _Both:
         "_runner",
         "_there",
         "failure",
-        "inside",
+        "owner_inside",
     )
 
-    def __init__(self, there: Callable[[], Readable | None], awaited: Readable | None) -> None:
+    def __init__(self, there: Callable[[], Readable | None], awaited: Readable) -> None:
         self._owner = getcurrent()
         self._there = there
-        self._awaited = awaited
+        self._awaited: Readable | None = awaited
         self._runner: greenlet | None = None
-        self.inside = True  # the owner is
+        self.owner_inside = True
         self.failure: Exception | None = None
         self._finished = self._owner_waits = False
-        if awaited is None:
-            self._runner = spawn(self._run)
-        else:
-            awaited.call_when_readable(self._wake)
+        awaited.call_when_readable(self._wake)
 
     def _run(self) -> None:
         try:
             awaited = self._there()
-            if awaited is not None and self.inside:
+            if awaited is not None and self.owner_inside:
                 awaited.call_when_readable(self._wake)
                 self._awaited = awaited
         except Exception as error:  # not lost: it is raised in the owner
@@ -113,7 +108,7 @@ class _Both:
 
     def _report(self) -> None:
         # The owner may have left, or met the failure itself, in the meantime.
-        if self.inside and self.failure is not None:
+        if self.owner_inside and self.failure is not None:
             self._owner.throw(self.failure)
 
     def end(self) -> None:

@@ -15,7 +15,7 @@ from gevent.event import Event
 
 from geproxy.errors import DialError
 from geproxy.net.deadline import Deadline
-from geproxy.net.sockopt import is_loopback, spare_loopback
+from geproxy.net.sockopt import is_loopback, unpace_loopback
 from geproxy.net.stream import SocketStream
 from geproxy.net.watchers import WRITE
 from geproxy.terms import Address, Endpoint, Outcome
@@ -137,14 +137,14 @@ class _Race:
             self._event.set()
             return None
         sockaddr = endpoint.sockaddr
-        spare_loopback(sock, sockaddr[0])
-        # Other options are set when it sends again, and when it is silent: most never do, or are.
+        unpace_loopback(sock, sockaddr[0])
+        # TCP_NODELAY comes before a second send, keepalive once it is silent: most need neither.
         number = sock.connect_ex(sockaddr)
         if number == errno.EINPROGRESS and is_loopback(sockaddr[0]):
             # To a target on this host it stands by now, and need not be waited for.
             number = sock.connect_ex(sockaddr)
         if not number:
-            return SocketStream(sock, endpoint, prompt=False)
+            return SocketStream(sock, endpoint, nodelay=False)
         attempt = _Attempt(endpoint, sock, get_hub().loop.io(sock.fileno(), WRITE))
         self.attempts.append(attempt)
         if number in (errno.EINPROGRESS, errno.EALREADY):
@@ -179,7 +179,7 @@ class _Race:
                 self._fail(attempt, number)
                 continue
             self._leave(attempt)
-            return SocketStream(attempt.socket, attempt.endpoint, prompt=False)
+            return SocketStream(attempt.socket, attempt.endpoint, nodelay=False)
         return None
 
     def close(self) -> None:

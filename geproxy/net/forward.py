@@ -9,13 +9,14 @@ from geproxy.net.deadline import Deadline
 from geproxy.net.pipes import PipePool
 from geproxy.net.stream import SocketStream
 from geproxy.streams import Stream
-from geproxy.wire.shadowsocks import CHUNK_BYTES, MAX_HEAD_BYTES, SEALED_CHUNK_BYTES
+from geproxy.wire.shadowsocks import CHUNK_BYTES, FIRST_SEND_EXTRA_BYTES, SEALED_CHUNK_BYTES
 
 # Chosen here
-# A direction whose reader has stopped holds one buffer and the beginning of a chunk: 128 KiB.
+# Seven is the most with which a direction whose reader has stopped, and which holds one buffer and
+# the beginning of a chunk, stays within 128 KiB. A spliced one holds a pipe: see pipes.py.
 CHUNKS = 7
 READ_BYTES = CHUNKS * CHUNK_BYTES  # 111 KiB, in whole chunks where they are to be sealed
-BUFFER_BYTES = MAX_HEAD_BYTES + CHUNKS * SEALED_CHUNK_BYTES  # room for as much, sealed
+BUFFER_BYTES = FIRST_SEND_EXTRA_BYTES + CHUNKS * SEALED_CHUNK_BYTES  # room for as much, sealed
 POOL_BUFFERS = 32  # 3.5 MiB kept per worker; beyond that a burst pays for its own allocations
 ROUNDS = 4  # in a row; then others have their turn, if this stream never has to wait
 # A read of so much, so often in a row, is a bulk transfer, and pays for a pipe. Interactive ones
@@ -99,6 +100,8 @@ def move(
 
 def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
     """Move what is there through a buffer, for some rounds at most; True to wait for more."""
+    # Plain bytes no more than fit once they are sealed. What a sealed source opens is shorter than
+    # what it reads into its buffer; send_lent() takes the few bytes that may be too many.
     room_bytes = READ_BYTES if isinstance(source, SocketStream) else BUFFER_BYTES
     for _ in range(ROUNDS):
         buffer = pool.take()
@@ -141,7 +144,7 @@ def _splice(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool 
                 return False
             try:
                 while pipe.held_bytes:  # piece by piece: a slow reader of them is not silent
-                    poured = sink.pour(pipe)
+                    poured = sink.pour(pipe)  # not in one with +=, which reads before the wait
                     flow.bytes += poured
             except ResetError:
                 flow.broken = True

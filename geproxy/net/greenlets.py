@@ -28,7 +28,6 @@ __all__ = [
     "sleep",
     "spawn",
     "stacks",
-    "wait_readable",
 ]
 
 
@@ -180,15 +179,6 @@ def outlast(wait: Callable[[], object]) -> None:
     except BaseException:
         outlast(wait)
         raise
-
-
-def wait_readable(descriptor: int) -> None:
-    """Wait until *descriptor* has something to read or has ended."""
-    watcher = get_hub().loop.io(descriptor, 1)
-    try:
-        get_hub().wait(watcher)
-    finally:
-        watcher.close()
 
 
 def stacks(greenlets: Iterable[greenlet]) -> str:

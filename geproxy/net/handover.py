@@ -9,9 +9,7 @@ import os
 import socket
 from typing import Any
 
-from gevent import get_hub
-
-from geproxy.net.watchers import READ, WRITE
+from geproxy.net.watchers import READ, WRITE, wait_ready
 
 # Chosen here
 MAX_MESSAGE_BYTES = 64 * 1024  # a UDP client with 4096 remembered targets is cut to fewer
@@ -36,7 +34,7 @@ class Line:
                 self._socket.sendmsg([data], rights if descriptors else [])
                 return
             except BlockingIOError:
-                self._wait(WRITE)
+                wait_ready(self._socket.fileno(), WRITE)
 
     def receive(self) -> tuple[Message, list[int]] | None:
         """Take the next message; None at the end. Raises OSError."""
@@ -47,7 +45,7 @@ class Line:
                 )
                 break
             except BlockingIOError:
-                self._wait(READ)
+                wait_ready(self._socket.fileno(), READ)
             except ConnectionResetError:
                 continue  # the other side has died: told once, ahead of what it has said
         if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
@@ -57,13 +55,6 @@ class Line:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)  # recv_fds passes no flags on (Python 3.11)
         return (json.loads(data), descriptors) if data else None
-
-    def _wait(self, events: int) -> None:
-        watcher = get_hub().loop.io(self._socket.fileno(), events)
-        try:
-            get_hub().wait(watcher)
-        finally:
-            watcher.close()
 
     def close(self) -> None:
         """Hang up."""

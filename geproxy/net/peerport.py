@@ -10,7 +10,7 @@ from gevent import get_hub, sleep
 
 from geproxy.net.dial import dial_error
 from geproxy.net.ports import bind_in
-from geproxy.net.sockopt import prepare_connection
+from geproxy.net.sockopt import prepare_listening, unpace_loopback
 from geproxy.net.stream import SocketStream
 from geproxy.net.watchers import READ
 from geproxy.terms import Address, Endpoint
@@ -43,7 +43,7 @@ class PeerPort:
             try:
                 # Or a port of udp_ports would stay shut for a minute after each use (TIME-WAIT).
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                prepare_connection(self._socket)
+                prepare_listening(self._socket)
                 bind_in(self._socket, str(address), ports)
                 self._socket.listen(BACKLOG)
             except OSError:
@@ -69,7 +69,7 @@ class PeerPort:
                     continue
                 peer = Endpoint.from_sockaddr(sockaddr)
                 if self._expected is None or peer.host in self._expected:
-                    sock.setblocking(False)
+                    unpace_loopback(sock, sockaddr[0])
                     return SocketStream(sock, peer)
                 sock.close()
             sleep(0)

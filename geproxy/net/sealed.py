@@ -89,7 +89,7 @@ class SealedStream(MessageReader):
             self.wait_readable()
 
     def recv_into(self, buffer: memoryview) -> int | None:
-        """Open what is there into *buffer*, at once where it has room for a sealed chunk.
+        """Open what is there into *buffer*, by way of a larger one where a chunk has no room there.
 
         Raises AuthenticationError, ReplayError, and ProtocolError for an end inside a chunk.
         """
@@ -149,8 +149,9 @@ class SealedStream(MessageReader):
         Only now that its first chunk is authentic: anybody can send a salt, and nobody shall be
         able to have a client's refused by sending it first with garbage.
         """
-        ours = self._maker.is_ours(salt)  # reflected, from whatever stream of this key and role
-        if ours or not (self._salts is None or self._salts.remember_once(salt)):
+        if self._maker.is_ours(salt):  # reflected, from whatever stream of this key and role
+            raise ReplayError("our own bytes, sent back")
+        if self._salts is not None and not self._salts.remember_once(salt):
             raise ReplayError("a stream that was sent before")
 
     def _check_end(self, have_bytes: int) -> None:
@@ -189,7 +190,8 @@ class SealedStream(MessageReader):
         """
         self._begin_send()
         view = memoryview(data)
-        for start in range(0, len(view) or bool(self._head), READ_BYTES):
+        # Once as well for a head alone, without data.
+        for start in range(0, len(view) or int(self.holds_head), READ_BYTES):
             sealed, size = self._seal(view[start : start + READ_BYTES])
             self._inner.send_lent(sealed, size, self._pool)
         self._broken = False
@@ -242,9 +244,9 @@ class SealedStream(MessageReader):
         return self._inner.sent_bytes
 
     @property
-    def unanswered(self) -> bool:
+    def lost(self) -> bool:
         """See streams.Stream."""
-        return self._inner.unanswered
+        return self._inner.lost
 
     def keep_alive(self) -> None:
         """See streams.Stream."""

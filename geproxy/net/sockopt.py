@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import socket
 import struct
@@ -40,8 +41,8 @@ KEEPALIVE_OPTIONS = (
 )
 
 
-def prepare_connection(sock: SocketType) -> None:
-    """Set what every connection has. On a listening socket: accepted ones inherit all of it."""
+def prepare_listening(sock: SocketType) -> None:
+    """Set what accepted connections inherit. Dialed ones get each of it when they need it."""
     no_delay(sock)
     keep_alive(sock)
 
@@ -57,17 +58,17 @@ def keep_alive(sock: SocketType) -> None:
         sock.setsockopt(level, option, value)
 
 
-def spare_loopback(sock: SocketType, host: str) -> None:
-    """Where the system paces, do not where the other side, *host*, is this machine.
+def unpace_loopback(sock: SocketType, host: str) -> None:
+    """Give a connection to *host* Reno where the system has BBR, and *host* is loopback.
 
     Nothing is congested there, and the timers by which BBR holds a sender to a rate are more than
     half of what a relayed byte costs.
     """
-    if _system_paces() and is_loopback(host):
-        try:
+    try:
+        if _system_paces() and is_loopback(host):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, RENO)
-        except OSError:  # then it is slower
-            pass
+    except OSError:  # then it is slower, and the next one asks again
+        pass
 
 
 def is_loopback(host: str) -> bool:
@@ -77,12 +78,9 @@ def is_loopback(host: str) -> bool:
 
 @functools.cache
 def _system_paces() -> bool:
-    """True where the congestion control of those who ask for none is BBR, or unknown."""
-    try:
-        with socket.socket() as sock:
-            name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, TCP_CA_NAME_MAX)
-    except OSError:  # no descriptor left
-        return True
+    """True where the congestion control of those who ask for none is BBR. Raises OSError."""
+    with socket.socket() as sock:
+        name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, TCP_CA_NAME_MAX)
     return name.startswith(BBR)
 
 
@@ -91,18 +89,19 @@ def prepare_datagrams(sock: SocketType) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
 
-def unanswered(sock: SocketType, *, ended: bool) -> bool:
-    """True where the other side has acknowledged nothing for long, though it was asked to.
+def is_lost(sock: SocketType) -> bool:
+    """True where the other side is gone, and nobody has read so.
 
-    And where it has reset the connection, which nobody reads who waits for another one to take
-    bytes. Who has *ended* his direction cannot tell that from the end of both directions.
-
+    It has acknowledged nothing for long, though it was asked to, or has reset the connection.
     TCP_USER_TIMEOUT is not this: it also ends connections whose other side is well, answers every
     probe, and only reads nothing for a while (a download that was paused).
     """
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
     if info[TCPI_STATE] == TCP_CLOSE:
-        return not ended
+        # EPIPE is a reset behind FIN, as a probe gets it from one who has said all that he had to
+        # say: it can be read still. 0: both directions have ended, or somebody has met the error.
+        # To ask takes the error away.
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) not in (0, errno.EPIPE)
     if max(info[TCPI_RETRANSMITS], info[TCPI_PROBES]) < UNANSWERED_TRIES:
         return False
     last_ack_ms = int.from_bytes(info[TCPI_LAST_ACK_RECV : TCPI_LAST_ACK_RECV + 4], sys.byteorder)

@@ -15,7 +15,7 @@ from geproxy.errors import DeadlineError, ResetError, VanishedError
 from geproxy.net.deadline import Deadline
 from geproxy.net.messages import MessageReader, read_to_end
 from geproxy.net.pipes import Pipe
-from geproxy.net.sockopt import has_left, keep_alive, no_delay, reset_on_close, unanswered
+from geproxy.net.sockopt import has_left, is_lost, keep_alive, no_delay, reset_on_close
 from geproxy.net.watchers import WRITE, give_reader, take_reader
 from geproxy.streams import Lender
 from geproxy.terms import Endpoint
@@ -35,9 +35,8 @@ class SocketStream(MessageReader):
     __slots__ = (
         "_bound",
         "_broken",
-        "_ended",
         "_expects_answer",
-        "_prompt",
+        "_nodelay",
         "_reader",
         "_socket",
         "_splices",
@@ -48,17 +47,16 @@ class SocketStream(MessageReader):
 
     holds_head = False
 
-    def __init__(self, sock: SocketType, peer: Endpoint, *, prompt: bool = True) -> None:
-        """*peer* is the other side's address; *prompt* says that TCP_NODELAY is set."""
+    def __init__(self, sock: SocketType, peer: Endpoint, *, nodelay: bool = True) -> None:
+        """*peer* is the other side's address; *nodelay*: TCP_NODELAY is set."""
         super().__init__()
         self._socket = sock
         self.peer = peer
         self._bound: Endpoint | None = None
         self.sent_bytes = 0
         self._expects_answer = False  # recv() had better wait before it tries
-        self._prompt = prompt
+        self._nodelay = nodelay
         self._splices = False
-        self._ended = False  # our direction
         self._broken: ResetError | None = None
         # Made at the first wait and kept: most connections wait for reading, few for writing.
         self._reader: Watcher | None = None
@@ -132,8 +130,8 @@ class SocketStream(MessageReader):
 
     def _begin_to_splice(self) -> None:
         self._socket.setblocking(False)
-        if not self._prompt:
-            self._be_prompt()
+        if not self._nodelay:
+            self._set_nodelay()
         self._splices = True
 
     def _end(self) -> bytes:
@@ -199,8 +197,8 @@ class SocketStream(MessageReader):
         self._expects_answer = True
         while True:
             try:
-                if self.sent_bytes and not self._prompt:
-                    self._be_prompt()
+                if self.sent_bytes and not self._nodelay:
+                    self._set_nodelay()
                 sent = self._socket.send(data, MSG_DONTWAIT)
             except BlockingIOError:
                 self._wait_writable()
@@ -213,13 +211,14 @@ class SocketStream(MessageReader):
                 return
             data = memoryview(data)[sent:]
 
-    def _be_prompt(self) -> None:
-        """Send without delay from now on.
+    def _set_nodelay(self) -> None:
+        """Have what follows sent at once.
 
-        The first bytes of a connection leave at once of themselves, and many send no others.
+        The first send() needs it not: Linux holds a short segment back only behind another short
+        one that is not acknowledged (tcp_minshall_check). Many connections send no second time.
         """
         no_delay(self._socket)
-        self._prompt = True
+        self._nodelay = True
 
     def send_lent(self, buffer: memoryview, count: int, lender: Lender) -> None:
         """See streams.Stream."""
@@ -229,9 +228,9 @@ class SocketStream(MessageReader):
             lender.give(buffer)
 
     @property
-    def unanswered(self) -> bool:
+    def lost(self) -> bool:
         """See streams.Stream."""
-        return unanswered(self._socket, ended=self._ended)
+        return is_lost(self._socket)
 
     def keep_alive(self) -> None:
         """Turn keepalive on."""
@@ -244,7 +243,6 @@ class SocketStream(MessageReader):
 
     def close_write(self) -> None:
         """Send FIN; reading goes on."""
-        self._ended = True
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -282,6 +280,6 @@ class SocketStream(MessageReader):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        # Its traceback holds the frames that it came through, and those this stream and buffers.
+        # Its traceback holds the frames that it came through, and they this stream: a cycle.
         self._broken = None
         self._socket.close()

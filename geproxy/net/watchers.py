@@ -1,4 +1,4 @@
-"""What tells us that a descriptor is ready; those for reading are used again."""
+"""What tells us that a descriptor is ready; those for reading connections are used again."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ READ, WRITE = 1, 2  # libev's EV_READ and EV_WRITE
 PARKED_WATCHERS = 1024  # 0.2 KiB each
 
 _parked: list[Watcher] = []
+
+
+def wait_ready(descriptor: int, events: int) -> None:
+    """Return once *descriptor* is ready for READ or WRITE, or has ended."""
+    watcher = get_hub().loop.io(descriptor, events)
+    try:
+        get_hub().wait(watcher)
+    finally:
+        watcher.close()
 
 
 def take_reader(descriptor: int) -> Watcher:

@@ -63,7 +63,7 @@ class Log:
         self._main.put("error", event, fields)
 
     @property
-    def tells_sessions(self) -> bool:
+    def writes_sessions(self) -> bool:
         """False where session() writes nothing, and need not be called."""
         return self._access is not None
 

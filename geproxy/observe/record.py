@@ -63,7 +63,7 @@ class Record:
 
     def write(self, log: Log, error: GeproxyError | None) -> None:
         """Write session.end; *error* is what ended the session early."""
-        if not log.tells_sessions:
+        if not log.writes_sessions:
             return
         request, traffic = self.request, self._datagrams
         fields: dict[str, object] = {

@@ -44,7 +44,6 @@ class ShadowsocksOutbound:
         self.name = name
         self.waits = isinstance(peer.host, str)
         self._peer = peer
-        self._secret = secret
         self._dialer = dialer
         self._pool = pool
         self._salts = salts
@@ -69,7 +68,7 @@ class ShadowsocksOutbound:
         return self._datagrams(open_towards(peer), filtering)
 
     def _datagrams(self, sock: DatagramSocket, filtering: Filtering) -> SealedDatagrams:
-        return SealedDatagrams(sock, self._secret, self._maker, self._salts, filtering)
+        return SealedDatagrams(sock, self._maker, self._salts, filtering)
 
     def adopt(self, descriptor: int, known: list[Any], filtering: Filtering) -> SealedDatagrams:
         """See seams.Outbound; *known* is what the filter lets pass."""
@@ -87,18 +86,13 @@ class SealedDatagrams:
     is the better one.
     """
 
-    __slots__ = ("_filtering", "_maker", "_reached", "_salts", "_secret", "_socket")
+    __slots__ = ("_filtering", "_maker", "_reached", "_salts", "_socket")
 
     def __init__(
-        self,
-        sock: DatagramSocket,
-        secret: Secret,
-        maker: SaltMaker,
-        salts: Store,
-        filtering: Filtering,
+        self, sock: DatagramSocket, maker: SaltMaker, salts: Store, filtering: Filtering
     ) -> None:
+        """*maker* makes our salts, and holds the key; *salts* remembers the peer's."""
         self._socket = sock
-        self._secret = secret
         self._maker = maker
         self._salts = salts
         self._filtering = filtering
@@ -115,7 +109,8 @@ class SealedDatagrams:
         """See seams.Datagrams."""
         if self._filtering is not Filtering.NONE:
             self.let_in(self._key(head))
-        sealed = seal_datagram(self._secret, self._maker.make(), head + data)
+        maker = self._maker
+        sealed = seal_datagram(maker.secret, maker.make(), head + data)
         self._socket.send(sealed, len(data))
 
     def receive(self) -> tuple[bytes, bytes] | None:
@@ -127,7 +122,7 @@ class SealedDatagrams:
         received = self._socket.receive()
         if received is None:
             return None
-        salt, plain = open_datagram(self._secret, received[0])
+        salt, plain = open_datagram(self._maker.secret, received[0])
         if self._maker.is_ours(salt) or not self._salts.remember_once(salt):
             raise ReplayError("a datagram that was sent before")
         head, data = split_address(plain, 0)

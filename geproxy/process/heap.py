@@ -28,5 +28,6 @@ def return_large_blocks() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # another C library has none, and no such habit
         mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-        # Of itself it would be 128 KiB now, less than a busy loop takes and gives all the time.
+        # To set the one ends glibc's adjusting of both: this would stay at 128 KiB, less than a
+        # busy loop takes and gives back all the time.
         mallopt(M_TRIM_THRESHOLD, 4 * LARGE_BYTES)

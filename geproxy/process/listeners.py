@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from geproxy.config.settings import Listen
 from geproxy.errors import StartError
-from geproxy.net.sockopt import prepare_connection, prepare_datagrams
+from geproxy.net.sockopt import prepare_datagrams, prepare_listening
 from geproxy.terms import Address, Endpoint
 
 # Chosen here
@@ -206,7 +206,7 @@ def _bind(key: Key, port: int, slot: int, *, dual_stack: bool) -> socket.socket:
         if kind == STREAM:
             # TCP alone: on UDP another user could then bind the port and receive the datagrams.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            prepare_connection(sock)
+            prepare_listening(sock)
         else:
             prepare_datagrams(sock)
             # Of one user alone, as the kernel sees to: several sockets, between which it chooses.

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from geproxy.config.settings import Listen
 from geproxy.state.shared import SharedMemory
 
-# Per listener: 17 MiB, touched as they fill. A connection spends one, its client's.
+# Per listener: 17 MB, touched as they fill. A connection spends one, its client's.
 SALTS = 1 << 20
-DATAGRAM_SALTS = 1 << 18  # per listener with UDP: 4 MiB; a datagram of a client spends one
+DATAGRAM_SALTS = 1 << 18  # per listener with UDP: 4 MB; a datagram of a client spends one
 
 
 class Salts:

@@ -27,9 +27,9 @@ from geproxy.net.greenlets import (
     sleep,
     spawn,
     stacks,
-    wait_readable,
 )
 from geproxy.net.stream import SocketStream
+from geproxy.net.watchers import READ, wait_ready
 from geproxy.process.assignment import Assignment
 from geproxy.process.control import Verb
 from geproxy.process.heap import return_large_blocks, search_seldom
@@ -128,7 +128,7 @@ class Worker:
             try:
                 message = self._control.receive()
             except BlockingIOError:
-                wait_readable(self._control.fileno())
+                wait_ready(self._control.fileno(), READ)
                 continue
             if message is None:  # the master is dead: nobody new, and the usual time for the rest
                 self._drain(self._assignment.settings.server.drain_seconds)

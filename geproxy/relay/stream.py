@@ -74,10 +74,10 @@ class Relays:
             relay.keep_alive()
             if now_seconds - relay.asked >= ASK_SECONDS:
                 relay.asked = now_seconds
-                if relay.client.unanswered or relay.target.unanswered:
+                if relay.client.lost or relay.target.lost:
                     # No ResetError: the owner would take it for the break of the sink that it
                     # waits for, and leave the way back to meet that.
-                    interrupt(relay.owner, DeadlineError("a side no longer answers"))
+                    interrupt(relay.owner, DeadlineError("a side no longer answers, or has reset"))
                     continue
             quiet_seconds = now_seconds - relay.quiet_since
             half_closed = relay.up.ended or relay.down.ended

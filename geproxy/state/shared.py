@@ -1,8 +1,8 @@
 """A memory of keys that all workers share, and that survives any of them.
 
 Keys are spread over buckets. Each bucket is a ring: a new key takes the place of the oldest there.
-With SLOTS of them all rings together remember about as many keys as one long ring would, and a
-claim locks, reads and writes one kilobyte.
+With RING keys in each, all together remember about as many as one long ring would, and a claim
+locks and reads one kilobyte, and writes 24 bytes.
 
     bucket = position, 8 bytes (how many keys it ever took) | padding | RING digests of 16 bytes
 """

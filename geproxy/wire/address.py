@@ -56,7 +56,7 @@ def _endpoint(kind: int, host: bytes, port: int) -> Endpoint:
         raise ProtocolError(str(error)) from error
 
 
-# Targets come again, and where they are the same object each later look at a cache is quicker.
+# Targets come again, and later caches (terms.text_of) find the same object without comparing.
 @lru_cache(maxsize=4096)
 def _address(packed: bytes) -> Address:
     return ip_address(packed)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from geproxy.crypto.aead import NONCE_BYTES, TAG_BYTES, Aead, BadTag
+from geproxy.crypto.methods import METHODS
 from geproxy.errors import AuthenticationError, ProtocolError
 from geproxy.terms import Endpoint
 from geproxy.wire.address import decode_address, encode_address
@@ -24,15 +25,16 @@ LENGTH_BYTES = 2
 SEALED_LENGTH_BYTES = LENGTH_BYTES + TAG_BYTES
 CHUNK_OVERHEAD_BYTES = SEALED_LENGTH_BYTES + TAG_BYTES
 MAX_SEALED_CHUNK_BYTES = MAX_CHUNK_BYTES + CHUNK_OVERHEAD_BYTES
-MAX_SALT_BYTES = 32
+MAX_SALT_BYTES = max(method.salt_bytes for method in METHODS.values())
 MAX_TARGET_BYTES = 1 + 1 + 255 + 2  # ATYP, a name of 255 bytes, the port
 
 # Chosen here: what is sealed at a time. OpenSSL's Poly1305 takes eight blocks of 16 bytes at once
 # where their number is a multiple of eight: ChaCha20-Poly1305 is a quarter faster than with 0x3FFF.
 CHUNK_BYTES = MAX_CHUNK_BYTES // 128 * 128
 SEALED_CHUNK_BYTES = CHUNK_BYTES + CHUNK_OVERHEAD_BYTES
-# What a stream begins with: a salt, the target, and the chunk more that the target can make.
-MAX_HEAD_BYTES = MAX_SALT_BYTES + MAX_TARGET_BYTES + CHUNK_OVERHEAD_BYTES
+# What a stream's first send has besides the payload, at most: the salt, the target, and the
+# overhead of the one chunk more that the target can make necessary.
+FIRST_SEND_EXTRA_BYTES = MAX_SALT_BYTES + MAX_TARGET_BYTES + CHUNK_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,32 +111,31 @@ class ChunkOpener:
         were not sealed with this key, in this place; the stream is dead then.
         """
         used = written = 0
+        have, room, count, size = len(sealed), len(plain), self._count, self._length
         aead = self._make_aead()
         try:
             while True:
-                if self._length is None:
-                    if len(sealed) - used < SEALED_LENGTH_BYTES:
+                if size is None:
+                    body = used + SEALED_LENGTH_BYTES
+                    if have < body:
                         return used, written
-                    length = aead.decrypt(
-                        self._nonce(), sealed[used : used + SEALED_LENGTH_BYTES], None
-                    )
-                    self._count += 1
-                    self._length = _checked_length(length)
-                    used += SEALED_LENGTH_BYTES
-                size = self._length
-                end = used + size + TAG_BYTES
-                if len(sealed) < end or len(plain) - written < size:
+                    nonce = count.to_bytes(NONCE_BYTES, "little")
+                    size = int.from_bytes(aead.decrypt(nonce, sealed[used:body], None), "big")
+                    if size > MAX_CHUNK_BYTES:
+                        raise ProtocolError(f"a chunk of {size} bytes, over {MAX_CHUNK_BYTES}")
+                    count += 1
+                    used = body
+                end, filled = used + size + TAG_BYTES, written + size
+                if have < end or room < filled:
                     return used, written
-                into = plain[written : written + size]
-                aead.decrypt_into(self._nonce(), sealed[used:end], None, into)
-                self._count += 1
-                self._length = None
-                used, written = end, written + size
+                nonce = count.to_bytes(NONCE_BYTES, "little")
+                aead.decrypt_into(nonce, sealed[used:end], None, plain[written:filled])
+                count += 1
+                used, written, size = end, filled, None
         except BadTag as error:
             raise AuthenticationError("bytes that were not sealed with our key") from error
-
-    def _nonce(self) -> bytes:
-        return self._count.to_bytes(NONCE_BYTES, "little")
+        finally:
+            self._count, self._length = count, size
 
     @property
     def between_chunks(self) -> bool:
@@ -145,10 +146,3 @@ class ChunkOpener:
     def authenticated(self) -> bool:
         """True once a whole chunk has been opened: who sent it has the key."""
         return self._count >= 2
-
-
-def _checked_length(opened: bytes) -> int:
-    length = int.from_bytes(opened, "big")
-    if length > MAX_CHUNK_BYTES:
-        raise ProtocolError(f"a chunk of {length} bytes; the limit is {MAX_CHUNK_BYTES}")
-    return length

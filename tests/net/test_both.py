@@ -10,7 +10,7 @@ import pytest
 from gevent.event import Event
 
 from geproxy.errors import DeadlineError, IdleError, ResetError, ShutdownError
-from geproxy.net.both import run_both
+from geproxy.net.both import Readable, run_both
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import interrupt
 from geproxy.net.stream import SocketStream
@@ -60,6 +60,21 @@ def return_later() -> None:
     gevent.sleep(0.005)
 
 
+class Ready:
+    """Something to read, always: the other side begins at the loop's next turn."""
+
+    def call_when_readable(self, callback: Callable[[], None]) -> None:
+        self._soon = gevent.get_hub().loop.run_callback(callback)
+
+    def stop_calling(self) -> None:
+        self._soon.stop()
+
+
+def both(here: Callable[[], object], there: Callable[[], Readable | None]) -> None:
+    """Run both sides, neither of which has to wait for its beginning."""
+    run_both(here, there, Ready())
+
+
 SHORT = [return_at_once, return_later]
 FAILING = [fail_at_once, fail_later]
 
@@ -76,7 +91,7 @@ def test_both_are_waited_for(here: Callable[[], None], there: Callable[[], None]
 
         return run
 
-    run_both(follow(here), follow(there))
+    both(follow(here), follow(there))
     assert len(ended) == 2
 
 
@@ -88,7 +103,7 @@ def test_the_first_error_of_either_side_ends_both_and_is_raised(
 ) -> None:
     sides = (failing, other) if side == "here" else (other, failing)
     with pytest.raises(ResetError, match="broken"):
-        run_both(*sides)
+        both(*sides)
 
 
 @pytest.mark.parametrize("failing_there", FAILING)
@@ -97,7 +112,7 @@ def test_two_errors_are_one_error(
     failing_here: Callable[[], None], failing_there: Callable[[], None]
 ) -> None:
     with pytest.raises(ResetError):
-        run_both(failing_here, failing_there)
+        both(failing_here, failing_there)
     settle()  # the second one is not raised later
 
 
@@ -119,7 +134,7 @@ def test_an_error_that_was_dealt_with_holds_nothing_any_more(side: str, later: b
     fail, wait = fail_later if later else fail_at_once, wait_for_ever
     sides = (fail, wait) if side == "here" else (wait, fail)
     try:
-        run_both(*(partial(hold, one) for one in sides))
+        both(*(partial(hold, one) for one in sides))
     except ResetError:
         pass
     settle()
@@ -132,7 +147,7 @@ def test_what_is_no_error_of_ours_is_raised_too() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run_both(wait_for_ever, divide)
+        both(wait_for_ever, divide)
 
 
 def test_the_side_that_is_ended_can_clean_up() -> None:
@@ -145,24 +160,24 @@ def test_the_side_that_is_ended_can_clean_up() -> None:
             cleaned.append(True)
 
     with pytest.raises(ResetError):
-        run_both(fail_later, careful)
+        both(fail_later, careful)
     assert cleaned
 
 
 def test_a_side_that_was_never_begun_is_ended_too() -> None:
     with pytest.raises(ResetError):
-        run_both(fail_at_once, wait_for_ever)
+        both(fail_at_once, wait_for_ever)
 
 
 def test_a_deadline_around_both_ends_both() -> None:
     with pytest.raises(DeadlineError), Deadline(0.01, "both"):
-        run_both(wait_for_ever, wait_for_ever)
+        both(wait_for_ever, wait_for_ever)
 
 
 def test_an_interruption_ends_both() -> None:
     def own() -> None:
         with pytest.raises(IdleError, match="silent"):
-            run_both(wait_for_ever, wait_for_ever)
+            both(wait_for_ever, wait_for_ever)
 
     with beside(own) as (owner,):
         settle()
@@ -183,7 +198,7 @@ def test_two_interruptions_at_one_moment_still_leave_nothing_running() -> None:
 
     def own() -> None:
         try:
-            run_both(wait_for_ever, count)
+            both(wait_for_ever, count)
         except (IdleError, ShutdownError):
             seen.append(inside)
 
@@ -251,7 +266,7 @@ def test_a_side_that_waits_is_called_again_until_it_waits_no_more(
     here: Callable[[], None],
 ) -> None:
     visits = Visits(4)
-    with beside(lambda: run_both(here, visits)) as (owner,):
+    with beside(lambda: both(here, visits)) as (owner,):
         for count in range(1, 4):
             until(lambda: visits.bell.awaited)
             settle()
@@ -265,7 +280,7 @@ def test_a_side_that_waits_is_called_again_until_it_waits_no_more(
 def test_a_side_that_waits_has_no_greenlet() -> None:
     before = living()
     visits = Visits(2)
-    with beside(lambda: run_both(wait_for_ever, visits)) as (owner,):
+    with beside(lambda: both(wait_for_ever, visits)) as (owner,):
         until(lambda: visits.bell.awaited)
         settle()
         assert left_since(before) == {id(owner)}
@@ -278,7 +293,7 @@ def test_an_error_of_a_later_call_is_raised_too(failing: Callable[[], None]) -> 
 
     def own() -> None:
         with pytest.raises(ResetError, match="broken"):
-            run_both(wait_for_ever, visits)
+            both(wait_for_ever, visits)
 
     with beside(own):
         until(lambda: visits.bell.awaited)
@@ -291,7 +306,7 @@ def test_an_error_of_a_later_call_is_raised_when_the_other_side_has_returned() -
 
     def own() -> None:
         with pytest.raises(ResetError, match="broken"):
-            run_both(return_at_once, visits)
+            both(return_at_once, visits)
 
     with beside(own):
         until(lambda: visits.bell.awaited)
@@ -304,7 +319,7 @@ def test_an_owner_that_leaves_while_nothing_is_there_to_read_has_nobody_called()
 
     def own() -> None:
         with pytest.raises(IdleError):
-            run_both(wait_for_ever, visits)
+            both(wait_for_ever, visits)
 
     with beside(own) as (owner,):
         until(lambda: visits.bell.awaited)
@@ -318,7 +333,7 @@ def test_an_owner_that_leaves_while_a_later_call_runs_ends_it(error: Exception) 
 
     def own() -> None:
         with pytest.raises(type(error)):
-            run_both(wait_for_ever, visits)
+            both(wait_for_ever, visits)
         assert visits.ended == 2, "it was left running"
 
     with beside(own) as (owner,):
@@ -337,7 +352,7 @@ def test_an_owner_that_leaves_at_the_moment_of_a_call_leaves_nothing_running(
 
     def own() -> None:
         with pytest.raises(IdleError):
-            run_both(wait_for_ever, visits)
+            both(wait_for_ever, visits)
         assert visits.made == visits.ended
 
     with beside(own) as (owner,):
@@ -354,7 +369,7 @@ def test_an_owner_that_leaves_at_the_moment_of_a_call_leaves_nothing_running(
 def test_an_owner_that_leaves_before_the_first_call_leaves_nothing_running() -> None:
     visits = Visits(2)
     with pytest.raises(ResetError):
-        run_both(fail_at_once, visits)
+        both(fail_at_once, visits)
     settle()
     assert visits.made == visits.ended
     assert not visits.bell.awaited
@@ -401,7 +416,7 @@ def test_a_side_that_cannot_be_awaited_is_an_error_like_any_other() -> None:
             raise OSError(errno.ENOMEM, "no memory for a watcher")
 
     with pytest.raises(OSError, match="no memory"):
-        run_both(wait_for_ever, Broken)
+        both(wait_for_ever, Broken)
     with pytest.raises(OSError, match="no memory"):
         run_both(wait_for_ever, return_at_once, Broken())
 
@@ -420,7 +435,7 @@ def test_an_owner_that_is_interrupted_while_it_ends_the_other_side_holds_nothing
 
     def own() -> None:
         with pytest.raises(ShutdownError):
-            run_both(wait_for_ever, there)
+            both(wait_for_ever, there)
 
     with beside(own) as (owner,):
         until(lambda: held)
@@ -441,7 +456,7 @@ def test_a_side_that_would_wait_after_its_owner_has_left_does_not() -> None:
             return bell  # noqa: B012
 
     with pytest.raises(ResetError):
-        run_both(fail_later, slow_to_end)
+        both(fail_later, slow_to_end)
     settle()
     assert not bell.awaited
 
@@ -555,7 +570,7 @@ def test_who_was_called_may_wait_in_the_ordinary_way_next(
             got.extend(b"." * piece)
         return near
 
-    with beside(lambda: run_both(return_at_once, there)):
+    with beside(lambda: both(return_at_once, there)):
         for count in range(1, 4):
             far.send_all(b"x")
             until(lambda now=count: len(got) == now)

@@ -1,6 +1,5 @@
 """Greenlets that belong to somebody: nothing outlives its owner's call."""
 
-import os
 import subprocess
 import sys
 import weakref
@@ -19,7 +18,6 @@ from geproxy.net.greenlets import (
     interrupt,
     spawn,
     stacks,
-    wait_readable,
 )
 from tests.support.conformance import (
     HARD_SECONDS,
@@ -283,21 +281,7 @@ def test_a_crew_is_waited_for_until_its_last_member_has_returned() -> None:
     crew.end()
 
 
-# -- descriptors, and where greenlets stand ------------------------------------------------------
-
-
-def test_a_descriptor_is_waited_for_until_it_has_something() -> None:
-    reading, writing = os.pipe()
-    try:
-        with pytest.raises(DeadlineError), Deadline(0.01, "nothing there"):
-            wait_readable(reading)
-        os.write(writing, b"x")
-        wait_readable(reading)
-        os.read(reading, 1)
-    finally:
-        os.close(writing)
-    wait_readable(reading)  # its end counts
-    os.close(reading)
+# -- where greenlets stand ------------------------------------------------------
 
 
 def test_a_greenlet_that_hangs_is_shown_with_the_place_where_it_stands() -> None:

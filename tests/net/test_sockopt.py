@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from geproxy.net import sockopt
-from geproxy.net.sockopt import BBR, RENO, TCP_CA_NAME_MAX, spare_loopback
+from geproxy.net.sockopt import BBR, RENO, TCP_CA_NAME_MAX, unpace_loopback
 
 
 def control_of(sock: socket.socket) -> bytes:
@@ -33,7 +33,7 @@ def _pacing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_pacing")
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.255.0.9", "::1", "::ffff:127.0.0.1"])
 def test_what_stays_on_this_machine_is_not_paced(sock: socket.socket, host: str) -> None:
-    spare_loopback(sock, host)
+    unpace_loopback(sock, host)
     assert control_of(sock) == RENO
 
 
@@ -41,7 +41,7 @@ def test_what_stays_on_this_machine_is_not_paced(sock: socket.socket, host: str)
 @pytest.mark.parametrize("host", ["192.0.2.1", "10.127.0.1", "::", "2001:db8::1", "::ffff:1.2.7.1"])
 def test_what_leaves_this_machine_has_the_systems_choice(sock: socket.socket, host: str) -> None:
     chosen = control_of(sock)
-    spare_loopback(sock, host)
+    unpace_loopback(sock, host)
     assert control_of(sock) == chosen
 
 
@@ -50,7 +50,7 @@ def test_where_the_system_does_not_pace_its_choice_stays(
 ) -> None:
     chosen = control_of(sock)
     monkeypatch.setattr(sockopt, "_system_paces", lambda: False)
-    spare_loopback(sock, "127.0.0.1")
+    unpace_loopback(sock, "127.0.0.1")
     assert control_of(sock) == chosen
 
 
@@ -65,5 +65,5 @@ def test_a_kernel_that_refuses_costs_nothing_but_speed(
 ) -> None:
     chosen = control_of(sock)
     monkeypatch.setattr(sockopt, "RENO", b"nobody has it")
-    spare_loopback(sock, "127.0.0.1")
+    unpace_loopback(sock, "127.0.0.1")
     assert control_of(sock) == chosen

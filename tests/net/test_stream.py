@@ -9,7 +9,7 @@ import pytest
 from geproxy.errors import DeadlineError, ProtocolError
 from geproxy.net.deadline import Deadline
 from geproxy.net.messages import peek, read_to_end
-from geproxy.net.sockopt import prepare_connection
+from geproxy.net.sockopt import prepare_listening
 from geproxy.net.stream import SocketStream
 from geproxy.terms import Endpoint
 from tests.support.conformance import (
@@ -83,7 +83,7 @@ def test_reading_to_the_end_drops_what_comes_and_returns_with_the_end(make_pair:
 
 def test_every_connection_is_prepared_for_silence_and_small_messages() -> None:
     with socket.socket() as sock:
-        prepare_connection(sock)
+        prepare_listening(sock)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         # It would end connections whose other side is well and only reads nothing for a while.

@@ -1,5 +1,6 @@
 """Watchers that are used again: each tells of one descriptor at a time, and of no other."""
 
+import os
 import socket
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import pytest
 from geproxy.errors import DeadlineError
 from geproxy.net import watchers
 from geproxy.net.deadline import Deadline
-from geproxy.net.watchers import PARKED_WATCHERS, give_reader, take_reader
+from geproxy.net.watchers import PARKED_WATCHERS, READ, give_reader, take_reader, wait_ready
 from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS, beside, settle, tcp_pair
 
 Pair = tuple[socket.socket, socket.socket]
@@ -100,3 +101,17 @@ def test_a_stream_that_is_closed_while_somebody_waits_leaves_the_next_owner_alon
     assert told
     for stream in (far, other, sender):
         stream.close()
+
+
+def test_a_descriptor_is_waited_for_until_it_has_something() -> None:
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(DeadlineError), Deadline(0.01, "nothing there"):
+            wait_ready(reading, READ)
+        os.write(writing, b"x")
+        wait_ready(reading, READ)
+        os.read(reading, 1)
+    finally:
+        os.close(writing)
+    wait_ready(reading, READ)  # its end counts
+    os.close(reading)

@@ -478,8 +478,8 @@ def test_a_side_that_answers_nothing_ends_the_relay(
     relays.sweep(ASK_SECONDS)
     settle()
     assert not session.over
-    monkeypatch.setattr(type(session.client), "unanswered", property(lambda self: self is lost))
-    lost = session.client if side == "client" else session.target
+    monkeypatch.setattr(type(session.client), "lost", property(lambda self: self is gone))
+    gone = session.client if side == "client" else session.target
     relays.sweep(2 * ASK_SECONDS)
     error = session.end()
     assert isinstance(error, DeadlineError)
@@ -510,21 +510,52 @@ def test_a_client_that_has_ended_and_whose_bytes_wait_for_the_target_is_left_alo
     session = Session(relays, tcp_pair)
     session.service.close_write()
     assert session.application.recv(1) == b""
-    passed_bytes = -1
-    while session.target.sent_bytes != passed_bytes:  # until the target takes no more
-        passed_bytes = session.target.sent_bytes
-        session.application.send_all(noise(10_000))
-        settle()
-    session.application.send_all(noise(10_000))
+    fill(session.application, session.target)
     session.application.close_write()
-    client = session.client._socket  # type: ignore[attr-defined]
-    until(lambda: client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE)
-    for now_seconds in (0.0, ASK_SECONDS, 2 * ASK_SECONDS):
-        relays.sweep(now_seconds)
-        settle()
+    until(lambda: is_closed(session.client))
+    sweep_thrice(relays)
     assert not session.over
     assert len(read_to_end(session.service)) == session.application.sent_bytes
     assert session.end() is None
+
+
+def test_a_target_that_has_said_all_and_is_gone_is_left_to_a_client_that_reads_slowly() -> None:
+    """A probe finds that it has forgotten the connection: a reset, behind a proper end."""
+    relays = Relays(BufferPool(), 1000.0, 1000.0)
+    session = Session(relays, tcp_pair)
+    fill(session.service, session.client)
+    session.service.close_write()
+    settle()
+    sent_bytes = session.service.sent_bytes
+    session.service.abort()
+    until(lambda: is_closed(session.target))
+    sweep_thrice(relays)
+    assert not session.over
+    assert len(read_to_end(session.application)) == sent_bytes
+    session.application.close_write()
+    assert session.end() is None
+
+
+def fill(sender: Stream, taker: Stream) -> None:
+    """Send until the relay cannot pass on any more to *taker*, and a little that it cannot read."""
+    passed_bytes = -1
+    while taker.sent_bytes != passed_bytes:
+        passed_bytes = taker.sent_bytes
+        sender.send_all(noise(10_000))
+        settle()
+    sender.send_all(noise(10_000))
+
+
+def is_closed(stream: Any) -> bool:
+    """Whether the kernel is done with it."""
+    info = stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    return bool(info[0] == TCP_CLOSE)
+
+
+def sweep_thrice(relays: Relays) -> None:
+    for now_seconds in (0.0, ASK_SECONDS, 2 * ASK_SECONDS):
+        relays.sweep(now_seconds)
+        settle()
 
 
 def test_a_side_that_answers_nothing_while_bytes_wait_for_it_ends_the_relay_at_once(
@@ -535,7 +566,7 @@ def test_a_side_that_answers_nothing_while_bytes_wait_for_it_ends_the_relay_at_o
     upload = gevent.spawn(session.application.send_all, noise(1_000_000))
     settle()  # by now the upload is stuck: nobody reads it
     relays.sweep(0.0)
-    monkeypatch.setattr(type(session.target), "unanswered", property(lambda self: True))
+    monkeypatch.setattr(type(session.target), "lost", property(lambda self: True))
     relays.sweep(ASK_SECONDS)
     settle()
     assert session.over

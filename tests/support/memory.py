@@ -105,7 +105,7 @@ class MemoryStream:
 
     holds_head = False
     left = False
-    unanswered = False
+    lost = False
 
     def __init__(
         self, incoming: _Pipe, outgoing: _Pipe, *, bound: Endpoint, peer: Endpoint
