@@ -285,8 +285,10 @@ def tapped(tmp_path_factory: pytest.TempPathFactory, between: Between) -> Iterat
 
 # A salt, a sealed length, a payload, and anywhere in the rest.
 PLACES = [0, 15, 16, 33, 34, 60, *random.Random(3).sample(range(100, PIECE_BYTES), 24)]
-# Upwards that one is a first flight: without it there is no target yet, and no reset to tell.
-PLACES_BEHIND_THE_FIRST_CHUNK = [place for place in PLACES if place > 1 << 15]
+# Upwards, what the remote one's first read may hold is one flight: with a wrong byte in it there is
+# no target yet, and nothing to tell a stranger by.
+FIRST_READ_BYTES = 1 << 17
+PLACES_BEHIND_THE_FIRST_READ = [place for place in PLACES if place > FIRST_READ_BYTES]
 
 
 def test_a_bit_changed_on_the_way_down_ends_in_a_reset_and_nothing_wrong_came_before(
@@ -320,7 +322,7 @@ def test_a_bit_changed_on_the_way_up_ends_in_a_reset_and_nothing_wrong_came_befo
             got.append(data)
 
     with target(take) as there:
-        for place in PLACES_BEHIND_THE_FIRST_CHUNK:
+        for place in PLACES_BEHIND_THE_FIRST_READ:
             between.meddle_up = flipping(place)
             with connect(at(tapped), there.host, there.port) as tunnel:
                 try:
@@ -331,7 +333,7 @@ def test_a_bit_changed_on_the_way_up_ends_in_a_reset_and_nothing_wrong_came_befo
                     continue
                 assert until_reset(tunnel) == b""
         # The client may hear of it before the target has accepted.
-        wait_until(lambda: len(got) == len(PLACES_BEHIND_THE_FIRST_CHUNK))
+        wait_until(lambda: len(got) == len(PLACES_BEHIND_THE_FIRST_READ))
     between.meddle_up = honest
     assert all(sent.startswith(data) and len(data) < len(sent) for data in got)
     assert ends == [], "the target took a part for the whole"
