@@ -66,18 +66,24 @@ def sealed_size(plain_bytes: int) -> int:
 class ChunkSealer:
     """Seals one direction of one stream. Its counter only grows, so no nonce is used twice."""
 
-    __slots__ = ("_count", "_make_aead")
+    __slots__ = ("_aead", "_count", "_make_aead")
 
     def __init__(self, make_aead: Callable[[], Aead]) -> None:
-        """*make_aead* makes the direction's cipher, which is held no longer than a call takes."""
+        """*make_aead* makes the direction's cipher, as often as it is needed.
+
+        It is kept while more than a chunk moves at a time: see Secret.subkey() for the cost.
+        """
         self._make_aead = make_aead
+        self._aead: Aead | None = None
         self._count = 0
 
     def seal_into(self, plain: bytes | memoryview, sealed: memoryview) -> int:
         """Write *plain* as chunks to the front of *sealed*; returns how many bytes those are."""
         view = memoryview(plain)
         count, start, place = self._count, 0, 0
-        encrypt_into = self._make_aead().encrypt_into
+        aead = self._aead or self._make_aead()
+        self._aead = aead if len(view) > CHUNK_BYTES else None
+        encrypt_into = aead.encrypt_into
         while start < len(view):
             payload = view[start : start + CHUNK_BYTES]
             size = len(payload)
@@ -96,11 +102,12 @@ class ChunkSealer:
 class ChunkOpener:
     """Opens one direction of one stream; its bytes may come in any pieces."""
 
-    __slots__ = ("_count", "_length", "_make_aead")
+    __slots__ = ("_aead", "_count", "_length", "_make_aead")
 
     def __init__(self, make_aead: Callable[[], Aead]) -> None:
-        """*make_aead* makes the direction's cipher, which is held no longer than a call takes."""
+        """See ChunkSealer."""
         self._make_aead = make_aead
+        self._aead: Aead | None = None
         self._count = 0
         self._length: int | None = None  # of the payload that is awaited; None: a length is
 
@@ -112,7 +119,8 @@ class ChunkOpener:
         """
         used = written = 0
         have, room, count, size = len(sealed), len(plain), self._count, self._length
-        aead = self._make_aead()
+        aead = self._aead or self._make_aead()
+        self._aead = aead if have > MAX_SEALED_CHUNK_BYTES else None
         try:
             while True:
                 if size is None:

@@ -455,3 +455,22 @@ def test_a_cut_stream_ends_between_chunks_at_a_chunks_edge_and_nowhere_else() ->
 def test_garbage_is_no_stream(garbage: bytes) -> None:
     with pytest.raises(AuthenticationError):
         Reader(aead()).feed(garbage)
+
+
+def test_a_cipher_is_kept_while_more_than_a_chunk_moves_at_a_time() -> None:
+    """An idle connection, which has moved little last, has none."""
+    made: list[Aead] = []
+
+    def make() -> Aead:
+        made.append(aead())
+        return made[-1]
+
+    room = memoryview(bytearray(ROOM_BYTES))
+    sealer, opener = ChunkSealer(make), ChunkOpener(make)
+    for times, (plain, ciphers) in enumerate(
+        [(bytes(2 * CHUNK_BYTES), 2), (bytes(2 * CHUNK_BYTES), 2), (b"x", 2), (b"x", 4), (b"x", 6)]
+    ):
+        sealed = memoryview(bytearray(sealed_size(len(plain))))
+        sealer.seal_into(plain, sealed)
+        opener.open_into(sealed, room)
+        assert len(made) == ciphers, f"after {times + 1} times"
