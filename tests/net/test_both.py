@@ -7,7 +7,6 @@ from functools import partial
 
 import gevent
 import pytest
-from gevent.event import Event
 
 from geproxy.errors import DeadlineError, IdleError, ResetError, ShutdownError
 from geproxy.net.both import Readable, run_both
@@ -22,6 +21,14 @@ from tests.support.conformance import (
     settle,
     tcp_pair,
     until,
+)
+from tests.support.jobs import (
+    FAILING,
+    SHORT,
+    fail_at_once,
+    fail_later,
+    return_at_once,
+    wait_for_ever,
 )
 from tests.support.living import left_since, living, set_heap_aside
 
@@ -39,27 +46,6 @@ def nothing_is_left_running() -> Iterator[None]:
     assert not left_since(before)
 
 
-def wait_for_ever() -> None:
-    Event().wait()
-
-
-def fail_at_once() -> None:
-    raise ResetError("broken")
-
-
-def fail_later() -> None:
-    gevent.sleep(0.005)
-    raise ResetError("broken")
-
-
-def return_at_once() -> None:
-    pass
-
-
-def return_later() -> None:
-    gevent.sleep(0.005)
-
-
 class Ready:
     """Something to read, always: the other side begins at the loop's next turn."""
 
@@ -73,10 +59,6 @@ class Ready:
 def both(here: Callable[[], object], there: Callable[[], Readable | None]) -> None:
     """Run both sides, neither of which has to wait for its beginning."""
     run_both(here, there, Ready())
-
-
-SHORT = [return_at_once, return_later]
-FAILING = [fail_at_once, fail_later]
 
 
 @pytest.mark.parametrize("there", SHORT)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import gevent
 import pytest
-from gevent.event import Event
 
 from geproxy.errors import DeadlineError, IdleError, ResetError, ShutdownError
 from geproxy.net.deadline import Deadline
@@ -25,6 +24,13 @@ from tests.support.conformance import (
     settle,
     until,
 )
+from tests.support.jobs import (
+    fail_at_once,
+    fail_later,
+    return_at_once,
+    return_later,
+    wait_for_ever,
+)
 from tests.support.living import left_since, living, set_heap_aside
 
 
@@ -39,31 +45,6 @@ def nothing_is_left_running() -> Iterator[None]:
     with Deadline(HARD_SECONDS, "a test"):
         yield
     assert not left_since(before)
-
-
-def wait_for_ever() -> None:
-    Event().wait()
-
-
-def fail_at_once() -> None:
-    raise ResetError("broken")
-
-
-def fail_later() -> None:
-    gevent.sleep(0.005)
-    raise ResetError("broken")
-
-
-def return_at_once() -> None:
-    pass
-
-
-def return_later() -> None:
-    gevent.sleep(0.005)
-
-
-SHORT = [return_at_once, return_later]
-FAILING = [fail_at_once, fail_later]
 
 
 @pytest.mark.usefixtures("without_collector")
@@ -289,7 +270,7 @@ def test_a_greenlet_that_hangs_is_shown_with_the_place_where_it_stands() -> None
         settle()
         text = stacks([waiting, getcurrent()])
         waiting.kill()
-    assert text.splitlines()[0].startswith(__file__)
+    assert text.splitlines()[0].startswith(wait_for_ever.__code__.co_filename)
     assert text.splitlines()[1] == "running or finished"
 
 
