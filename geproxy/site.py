@@ -14,8 +14,8 @@ from geproxy.inbound.shadowsocks import ShadowsocksDatagrams, ShadowsocksInbound
 from geproxy.inbound.socks4 import Socks4Inbound
 from geproxy.inbound.socks5 import Socks5Inbound
 from geproxy.inbound.tunnel import TunnelDatagrams, TunnelInbound
+from geproxy.net.buffers import BufferPool
 from geproxy.net.dialer import Dialer
-from geproxy.net.forward import BufferPool
 from geproxy.net.offload import Offload
 from geproxy.net.resolver import RES_OPTIONS, Resolver, literal, system_look_up
 from geproxy.net.route import OwnAddresses

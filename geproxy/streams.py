@@ -93,6 +93,11 @@ class Stream(Protocol):
         ...
 
     @property
+    def room_bytes(self) -> int:
+        """How many bytes a send is sure to get rid of without waiting; 0 where nobody can tell."""
+        ...
+
+    @property
     def lost(self) -> bool:
         """True where the other side is gone, and nobody has read so: it has not answered for long
         what the kernel sent it, or has reset the connection.

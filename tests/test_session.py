@@ -30,8 +30,8 @@ from geproxy.errors import (
     ResolveError,
     ShutdownError,
 )
+from geproxy.net.buffers import BufferPool
 from geproxy.net.dial import dial_error
-from geproxy.net.forward import BufferPool
 from geproxy.net.greenlets import interrupt
 from geproxy.net.sockopt import reset_on_close
 from geproxy.net.stream import SocketStream

@@ -7,8 +7,8 @@ from typing import NoReturn
 from geproxy.crypto.salts import SaltMaker
 from geproxy.crypto.secret import Secret
 from geproxy.errors import AuthenticationError, CommandError, ProtocolError, ReplayError
+from geproxy.net.buffers import BufferPool
 from geproxy.net.deadline import absorb
-from geproxy.net.forward import BufferPool
 from geproxy.net.sealed import SealedStream
 from geproxy.seams import Store
 from geproxy.streams import Stream

@@ -5,44 +5,18 @@ from __future__ import annotations
 from gevent import sleep
 
 from geproxy.errors import DeadlineError, ResetError
+from geproxy.net.buffers import BUFFER_BYTES, LARGE_BUFFER_BYTES, BufferPool, plain_room_bytes
 from geproxy.net.deadline import Deadline
-from geproxy.net.pipes import PipePool
 from geproxy.net.stream import SocketStream
 from geproxy.streams import Stream
-from geproxy.wire.shadowsocks import CHUNK_BYTES, FIRST_SEND_EXTRA_BYTES, SEALED_CHUNK_BYTES
 
 # Chosen here
-# Seven is the most with which a direction whose reader has stopped, and which holds one buffer and
-# the beginning of a chunk, stays within 128 KiB. A spliced one holds a pipe: see pipes.py.
-CHUNKS = 7
-READ_BYTES = CHUNKS * CHUNK_BYTES  # 111 KiB, in whole chunks where they are to be sealed
-BUFFER_BYTES = FIRST_SEND_EXTRA_BYTES + CHUNKS * SEALED_CHUNK_BYTES  # room for as much, sealed
-POOL_BUFFERS = 32  # 3.5 MiB kept per worker; beyond that a burst pays for its own allocations
 ROUNDS = 4  # in a row; then others have their turn, if this stream never has to wait
 # A read of so much, so often in a row, is a bulk transfer, and pays for a pipe. Interactive ones
 # never do: to splice few bytes takes two system calls more than it saves.
 BULK_BYTES = 16 * 1024
 BULK_READS = 4
 HEAD_SECONDS = 0.05  # a head waits this long for the first bytes to travel with
-
-
-class BufferPool:
-    """Buffers, and pipes, that are lent for a moment, so that an idle connection holds none."""
-
-    __slots__ = ("_free", "pipes")
-
-    def __init__(self) -> None:
-        self._free: list[memoryview] = []
-        self.pipes = PipePool()
-
-    def take(self) -> memoryview:
-        """Lend a buffer of BUFFER_BYTES; its content is whatever was there before."""
-        return self._free.pop() if self._free else memoryview(bytearray(BUFFER_BYTES))
-
-    def give(self, buffer: memoryview) -> None:
-        """Take a lent buffer back."""
-        if len(self._free) < POOL_BUFFERS:
-            self._free.append(buffer)
 
 
 class Flow:
@@ -100,11 +74,12 @@ def move(
 
 def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
     """Move what is there through a buffer, for some rounds at most; True to wait for more."""
-    # Plain bytes no more than fit once they are sealed. What a sealed source opens is shorter than
-    # what it reads into its buffer; send_lent() takes the few bytes that may be too many.
-    room_bytes = READ_BYTES if isinstance(source, SocketStream) else BUFFER_BYTES
     for _ in range(ROUNDS):
-        buffer = pool.take()
+        buffer = _borrow(sink, flow, pool)
+        # Plain bytes no more than fit once they are sealed. What a sealed source opens is shorter
+        # than what it reads into its buffer; send_lent() takes the few that may be too many.
+        plain = isinstance(source, SocketStream)
+        room_bytes = plain_room_bytes(buffer) if plain else len(buffer)
         count = None
         try:
             count = source.recv_into(buffer[:room_bytes])
@@ -124,7 +99,20 @@ def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
         flow.reached(count)
         if count < BULK_BYTES:  # all there was, as a rule; to ask costs more than it would find
             return True
+        if count > BUFFER_BYTES:  # as much as several rounds
+            return False
     return False
+
+
+def _borrow(sink: Stream, flow: Flow, pool: BufferPool) -> memoryview:
+    """A buffer to move through: a large one for bulk that *sink* will take at once.
+
+    So nobody waits with a large one; if the kernel should refuse what it had room for, as it may
+    while the system is short of memory for sockets, there are but LARGE_BUFFERS of them.
+    """
+    if flow.bulk_reads >= BULK_READS and sink.room_bytes >= LARGE_BUFFER_BYTES:
+        return pool.take(LARGE_BUFFER_BYTES)
+    return pool.take()
 
 
 def _splice(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool | None:

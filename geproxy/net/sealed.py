@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from geproxy.crypto.salts import SaltMaker
 from geproxy.errors import ProtocolError, ReplayError, ResetError
-from geproxy.net.forward import READ_BYTES, BufferPool
+from geproxy.net.buffers import READ_BYTES, BufferPool, plain_room_bytes
 from geproxy.net.messages import MessageReader
 from geproxy.seams import Store
 from geproxy.streams import Lender, Stream
@@ -105,7 +105,7 @@ class SealedStream(MessageReader):
             finally:
                 self._pool.give(large)
             return self.recv_into(buffer) if count else count
-        lent = self._pool.take()
+        lent = self._pool.take(len(buffer))
         try:
             # What is opened is shorter, so that there is room for all of it: a whole chunk that
             # stayed behind would wait, unseen, for more to come.
@@ -192,17 +192,17 @@ class SealedStream(MessageReader):
         view = memoryview(data)
         # Once as well for a head alone, without data.
         for start in range(0, len(view) or int(self.holds_head), READ_BYTES):
-            sealed, size = self._seal(view[start : start + READ_BYTES])
+            sealed, size, _ = self._seal(view[start : start + READ_BYTES])
             self._inner.send_lent(sealed, size, self._pool)
         self._broken = False
 
     def send_lent(self, buffer: memoryview, count: int, lender: Lender) -> None:
         """See streams.Stream; and send_all() for what an interrupted send means."""
-        # What another sealed stream opened may be a little more than one of ours has room for.
-        rest = bytes(buffer[READ_BYTES:count]) if count > READ_BYTES else b""
         try:
             self._begin_send()
-            sealed, size = self._seal(buffer[: count - len(rest)])
+            sealed, size, taken = self._seal(buffer[:count])
+            # What another sealed stream opened may be a little more than there is room for.
+            rest = bytes(buffer[taken:count]) if taken < count else b""
         finally:
             lender.give(buffer)
         self._inner.send_lent(sealed, size, self._pool)
@@ -215,13 +215,14 @@ class SealedStream(MessageReader):
             raise ResetError("an earlier send was interrupted")
         self._broken = True
 
-    def _seal(self, plain: memoryview) -> tuple[memoryview, int]:
-        """Seal READ_BYTES at most: (a lent buffer, how many bytes of it)."""
-        sealed = self._pool.take()
+    def _seal(self, plain: memoryview) -> tuple[memoryview, int, int]:
+        """Seal what a buffer has room for: (that one, its bytes, how many of *plain* those are)."""
+        sealed = self._pool.take(len(plain))
         try:
+            plain = plain[: plain_room_bytes(sealed)]
             if self._sealer is None:
-                return sealed, self._seal_first(plain, sealed)
-            return sealed, self._sealer.seal_into(plain, sealed)
+                return sealed, self._seal_first(plain, sealed), len(plain)
+            return sealed, self._sealer.seal_into(plain, sealed), len(plain)
         except BaseException:
             self._pool.give(sealed)
             raise
@@ -242,6 +243,11 @@ class SealedStream(MessageReader):
     def sent_bytes(self) -> int:
         """See streams.Stream: sealed ones."""
         return self._inner.sent_bytes
+
+    @property
+    def room_bytes(self) -> int:
+        """See streams.Stream: sealed ones, which are a few per mille more."""
+        return self._inner.room_bytes
 
     @property
     def lost(self) -> bool:

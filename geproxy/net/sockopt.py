@@ -14,6 +14,12 @@ TCP_INFO_BYTES = 60
 TCPI_STATE, TCPI_RETRANSMITS, TCPI_PROBES = 0, 2, 3
 TCPI_LAST_ACK_RECV = 56
 
+SO_MEMINFO = 55  # asm-generic/socket.h
+# SK_MEMINFO_SNDBUF and SK_MEMINFO_WMEM_QUEUED, of nine (linux/sock_diag.h)
+MEMINFO = struct.Struct("12xI4xI12x")
+NOTSENT_LOWAT = "/proc/sys/net/ipv4/tcp_notsent_lowat"
+NO_LIMIT = (1 << 32) - 1
+
 TCP_CA_NAME_MAX = 16  # linux/tcp.h
 
 TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSE = 1, 4, 5, 7  # net/tcp_states.h
@@ -87,6 +93,32 @@ def _system_paces() -> bool:
 def prepare_datagrams(sock: SocketType) -> None:
     """Set what every UDP socket has."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+
+
+def send_room_bytes(sock: SocketType) -> int:
+    """How many bytes the kernel has room for, and takes at once; 0 where it does not say.
+
+    It counts its own part with them, which is never as much again: segments are put together that
+    a device will cut.
+    """
+    if _limits_unsent():
+        return 0
+    try:
+        info = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO.size)
+        limit_bytes, queued_bytes = MEMINFO.unpack(info)
+    except (OSError, struct.error):
+        return 0
+    return max(int(limit_bytes) - int(queued_bytes), 0) // 2
+
+
+@functools.cache
+def _limits_unsent() -> bool:
+    """True where a send ends early although there is room: what is not sent yet is limited too."""
+    try:
+        with open(NOTSENT_LOWAT, encoding="ascii") as file:
+            return int(file.read()) < NO_LIMIT
+    except OSError:  # then it is as it is by default
+        return False
 
 
 def is_lost(sock: SocketType) -> bool:

@@ -15,7 +15,14 @@ from geproxy.errors import DeadlineError, ResetError, VanishedError
 from geproxy.net.deadline import Deadline
 from geproxy.net.messages import MessageReader, read_to_end
 from geproxy.net.pipes import Pipe
-from geproxy.net.sockopt import has_left, is_lost, keep_alive, no_delay, reset_on_close
+from geproxy.net.sockopt import (
+    has_left,
+    is_lost,
+    keep_alive,
+    no_delay,
+    reset_on_close,
+    send_room_bytes,
+)
 from geproxy.net.watchers import WRITE, give_reader, take_reader
 from geproxy.streams import Lender
 from geproxy.terms import Endpoint
@@ -226,6 +233,11 @@ class SocketStream(MessageReader):
             self.send_all(buffer[:count])
         finally:
             lender.give(buffer)
+
+    @property
+    def room_bytes(self) -> int:
+        """See streams.Stream."""
+        return send_room_bytes(self._socket)
 
     @property
     def lost(self) -> bool:

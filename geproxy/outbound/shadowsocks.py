@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 from geproxy.crypto.salts import SaltMaker
 from geproxy.crypto.secret import Secret
 from geproxy.errors import CommandError, DropError, ReplayError
+from geproxy.net.buffers import BufferPool
 from geproxy.net.datagram import DatagramSocket
 from geproxy.net.dialer import Dialer
-from geproxy.net.forward import BufferPool
 from geproxy.net.resolver import literal
 from geproxy.net.sealed import SealedStream
 from geproxy.net.udp import adopted, open_towards

@@ -7,7 +7,8 @@ from functools import partial
 
 from geproxy.errors import DeadlineError, IdleError, ResetError
 from geproxy.net.both import run_both
-from geproxy.net.forward import BufferPool, Flow, forward, move
+from geproxy.net.buffers import BufferPool
+from geproxy.net.forward import Flow, forward, move
 from geproxy.net.greenlets import getcurrent, greenlet, interrupt
 from geproxy.streams import Stream
 

@@ -22,8 +22,8 @@ from geproxy.errors import (
     ResetError,
 )
 from geproxy.inbound.shadowsocks import ShadowsocksInbound, ShadowsocksRequest
+from geproxy.net.buffers import BufferPool
 from geproxy.net.deadline import Deadline
-from geproxy.net.forward import BufferPool
 from geproxy.net.stream import SocketStream
 from geproxy.state.memory import ProcessMemory
 from geproxy.streams import Stream

@@ -16,17 +16,9 @@ from geproxy.crypto.methods import AES_128_GCM
 from geproxy.crypto.salts import SaltMaker
 from geproxy.crypto.secret import Secret
 from geproxy.errors import DeadlineError, ResetError
+from geproxy.net.buffers import BUFFER_BYTES, BufferPool
 from geproxy.net.deadline import Deadline
-from geproxy.net.forward import (
-    BUFFER_BYTES,
-    BULK_BYTES,
-    BULK_READS,
-    POOL_BUFFERS,
-    BufferPool,
-    Flow,
-    forward,
-    move,
-)
+from geproxy.net.forward import BULK_BYTES, BULK_READS, Flow, forward, move
 from geproxy.net.greenlets import interrupt
 from geproxy.net.pipes import POOL_PIPES, Pipe, PipePool
 from geproxy.net.sealed import SealedStream
@@ -46,26 +38,9 @@ from tests.support.conformance import (
 )
 from tests.support.daemon import descriptors
 from tests.support.memory import CAPACITY_BYTES, MemoryStream, memory_pair
+from tests.support.pools import CountedPool
 
 MAKERS = [pytest.param(memory_pair, id="memory"), pytest.param(tcp_pair, id="TCP")]
-
-
-class CountedPool(BufferPool):
-    """A pool that knows how many of its buffers are out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.out = self.most = self.taken = 0
-
-    def take(self) -> memoryview:
-        self.taken += 1
-        self.out += 1
-        self.most = max(self.most, self.out)
-        return super().take()
-
-    def give(self, buffer: memoryview) -> None:
-        self.out -= 1
-        super().give(buffer)
 
 
 class Line:
@@ -297,18 +272,6 @@ def test_whoever_never_has_to_wait_lets_the_others_have_their_turn() -> None:
         assert turns - before >= 3, "nobody else had a turn"
         living.kill()
     other.close()
-
-
-def test_a_pool_lends_what_it_got_back_and_keeps_only_so_much() -> None:
-    pool = BufferPool()
-    lent = [pool.take() for _ in range(POOL_BUFFERS + 10)]
-    assert len({id(buffer.obj) for buffer in lent}) == len(lent)
-    assert {len(buffer) for buffer in lent} == {BUFFER_BYTES}
-    for buffer in lent:
-        pool.give(buffer)
-    again = [pool.take() for _ in range(POOL_BUFFERS + 10)]
-    known = {id(buffer.obj) for buffer in lent}
-    assert sum(id(buffer.obj) in known for buffer in again) == POOL_BUFFERS
 
 
 # -- through a pipe ------------------------------------------------------------------------------
@@ -667,7 +630,7 @@ def held_bytes(line: BulkLine, source: Stream) -> int:
     """What one direction holds in buffers, left over, and of a chunk whose rest has not come."""
     assert isinstance(source, SocketStream | SealedStream)
     begun = len(source._sealed) if isinstance(source, SealedStream) else 0
-    return line.pool.out * BUFFER_BYTES + len(source._leftover) + begun
+    return line.pool.out_bytes + len(source._leftover) + begun
 
 
 @pytest.mark.parametrize("pipes", [True, False], ids=["with pipes", "without pipes"])

@@ -22,15 +22,9 @@ from geproxy.errors import (
     ReplayError,
     ResetError,
 )
+from geproxy.net.buffers import BUFFER_BYTES, READ_BYTES, BufferPool
 from geproxy.net.deadline import Deadline
-from geproxy.net.forward import (
-    BUFFER_BYTES,
-    HEAD_SECONDS,
-    READ_BYTES,
-    BufferPool,
-    Flow,
-    forward,
-)
+from geproxy.net.forward import HEAD_SECONDS, Flow, forward
 from geproxy.net.sealed import SealedStream
 from geproxy.state.memory import ProcessMemory
 from geproxy.streams import Stream
@@ -63,6 +57,7 @@ from tests.support.conformance import (
     until,
 )
 from tests.support.memory import MemoryStream, memory_pair
+from tests.support.pools import CountedPool
 
 SECRET = Secret(AES_128_GCM, bytes(range(16)))
 CLIENT, LISTENER = SaltMaker(SECRET, b"client"), SaltMaker(SECRET, b"listener")
@@ -71,20 +66,6 @@ HEAD = TARGET.encode()
 LONGEST_HEAD = b"h" * MAX_TARGET_BYTES
 SALT_BYTES = 16
 PIECE_BYTES = 1 << 20
-
-
-class CountedPool(BufferPool):
-    """A pool that knows how many of its buffers are out."""
-
-    out = 0
-
-    def take(self) -> memoryview:
-        self.out += 1
-        return super().take()
-
-    def give(self, buffer: memoryview) -> None:
-        self.out -= 1
-        super().give(buffer)
 
 
 @pytest.fixture(autouse=True)

@@ -22,9 +22,9 @@ from geproxy.errors import (
     ResolveError,
 )
 from geproxy.inbound import shadowsocks as inbound
+from geproxy.net.buffers import BufferPool
 from geproxy.net.deadline import Deadline
 from geproxy.net.dialer import Dialer
-from geproxy.net.forward import BufferPool
 from geproxy.net.resolver import Resolver
 from geproxy.outbound.shadowsocks import ROLE, SealedDatagrams, ShadowsocksOutbound
 from geproxy.state.memory import ProcessMemory

@@ -12,9 +12,9 @@ from geproxy.crypto.methods import AES_128_GCM, METHODS, Method
 from geproxy.crypto.secret import Secret
 from geproxy.errors import DeadlineError, DeniedError, DialError
 from geproxy.inbound.shadowsocks import ShadowsocksInbound
+from geproxy.net.buffers import BufferPool
 from geproxy.net.deadline import Deadline
 from geproxy.net.dialer import Dialer
-from geproxy.net.forward import BufferPool
 from geproxy.net.resolver import Resolver
 from geproxy.net.stream import SocketStream
 from geproxy.outbound.shadowsocks import ShadowsocksOutbound

@@ -18,8 +18,9 @@ from geproxy.errors import (
     ResetError,
     ShutdownError,
 )
+from geproxy.net.buffers import BUFFER_BYTES, BufferPool
 from geproxy.net.deadline import Deadline
-from geproxy.net.forward import BufferPool, Flow
+from geproxy.net.forward import Flow
 from geproxy.net.greenlets import interrupt
 from geproxy.net.sealed import SealedStream
 from geproxy.net.sockopt import TCP_CLOSE
@@ -211,8 +212,8 @@ class ForgetfulPool(BufferPool):
         self.pipes._left = 0  # all is copied
         self._lent: list[weakref.ref[memoryview]] = []
 
-    def take(self) -> memoryview:
-        buffer = super().take()
+    def take(self, wanted_bytes: int = BUFFER_BYTES) -> memoryview:
+        buffer = super().take(wanted_bytes)
         self._lent.append(weakref.ref(buffer))
         return buffer
 

@@ -55,19 +55,24 @@ def check_stream(make_pair: MakePair, check: Check) -> None:
 # -- what tests of streams share ----------------------------------------------------------------
 
 
-def tcp_pair(host: str = "127.0.0.1") -> tuple[SocketStream, SocketStream]:
+def tcp_pair(
+    host: str = "127.0.0.1", buffer_bytes: int = SOCKET_BUFFER_BYTES, segment_bytes: int = 0
+) -> tuple[SocketStream, SocketStream]:
     """A connection over loopback, with small buffers so that a writer soon has to wait.
 
-    Its sockets are as accept() gives them: it is each call that must not block.
+    Its sockets are as accept() gives them: it is each call that must not block. A size that is 0
+    is the kernel's choice.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listening:
+        if segment_bytes:
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment_bytes)
         near = socket.create_connection(listening.getsockname()[:2])
         far, _ = listening.accept()
     for sock in (near, far):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF) if buffer_bytes else ():
+            sock.setsockopt(socket.SOL_SOCKET, option, buffer_bytes)
     return (
         SocketStream(near, Endpoint.from_sockaddr(near.getpeername())),
         SocketStream(far, Endpoint.from_sockaddr(far.getpeername())),
@@ -291,6 +296,22 @@ def a_part_of_a_buffer_is_sent_and_may_be_reused_afterwards(here: Stream, there:
     buffer[:] = b"-" * len(buffer)
     here.close_write()
     assert read_to_end(there) == b"sent"
+
+
+@_check
+def what_there_is_room_for_is_sent_without_a_wait(here: Stream, there: Stream) -> None:
+    room_bytes = here.room_bytes
+    assert 0 <= room_bytes < TOO_MUCH_BYTES
+
+    def send() -> None:
+        here.send_all(bytes(room_bytes))
+
+    sender = gevent.spawn(send)
+    gevent.sleep(0)
+    assert sender.dead
+    sender.get()
+    here.close_write()
+    assert len(read_to_end(there)) == room_bytes
 
 
 @_check

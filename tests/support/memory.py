@@ -106,6 +106,7 @@ class MemoryStream:
     holds_head = False
     left = False
     lost = False
+    room_bytes = 0
 
     def __init__(
         self, incoming: _Pipe, outgoing: _Pipe, *, bound: Endpoint, peer: Endpoint
