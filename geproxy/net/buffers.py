@@ -40,8 +40,9 @@ class BufferPool:
             if self._large:
                 return self._large.pop()
             if self._large_left:
+                made = memoryview(bytearray(LARGE_BUFFER_BYTES))
                 self._large_left -= 1
-                return memoryview(bytearray(LARGE_BUFFER_BYTES))
+                return made
         return self._free.pop() if self._free else memoryview(bytearray(BUFFER_BYTES))
 
     def give(self, buffer: memoryview) -> None:
