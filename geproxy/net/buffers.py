@@ -17,7 +17,7 @@ POOL_BUFFERS = 32  # 3.5 MiB kept per worker; beyond that a burst pays for its o
 LARGE_CHUNKS = 28
 LARGE_READ_BYTES = LARGE_CHUNKS * CHUNK_BYTES  # 444 KiB
 LARGE_BUFFER_BYTES = FIRST_SEND_EXTRA_BYTES + LARGE_CHUNKS * SEALED_CHUNK_BYTES
-# Per worker. A move takes two at most, and nobody waits with one: see forward.py.
+# Per worker. A move takes two, and who waits has none, as a rule: see forward.py.
 LARGE_BUFFERS = 3
 
 
@@ -31,6 +31,11 @@ class BufferPool:
         self._large: list[memoryview] = []
         self._large_left = LARGE_BUFFERS  # how many may be made still
         self.pipes = PipePool()
+
+    @property
+    def has_large(self) -> bool:
+        """True where there are large ones for a move: one to read into, and one to seal into."""
+        return len(self._large) + self._large_left >= 2
 
     def take(self, wanted_bytes: int = BUFFER_BYTES) -> memoryview:
         """Lend a buffer of BUFFER_BYTES, or of LARGE_BUFFER_BYTES where more is wanted and one is

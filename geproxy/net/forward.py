@@ -107,10 +107,11 @@ def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
 def _borrow(sink: Stream, flow: Flow, pool: BufferPool) -> memoryview:
     """A buffer to move through: a large one for bulk that *sink* will take at once.
 
-    So nobody waits with a large one; if the kernel should refuse what it had room for, as it may
-    while the system is short of memory for sockets, there are but LARGE_BUFFERS of them.
+    So nobody waits with a large one. Should the kernel refuse what it had room for, as it may while
+    the system is short of memory for sockets, two do, and no more: there are but LARGE_BUFFERS.
     """
-    if flow.bulk_reads >= BULK_READS and sink.room_bytes >= LARGE_BUFFER_BYTES:
+    bulk = flow.bulk_reads >= BULK_READS and pool.has_large
+    if bulk and sink.room_bytes >= LARGE_BUFFER_BYTES:
         return pool.take(LARGE_BUFFER_BYTES)
     return pool.take()
 

@@ -58,6 +58,13 @@ class Line:
             self.sink = SealedStream(self.sink, OURS, self.pool)
             self.reader = SealedStream(self.reader, OTHERS, BufferPool(), salts=ProcessMemory(10))
 
+    def share(self, pool: CountedPool) -> None:
+        """Lend from *pool*, as all connections of a worker do."""
+        self.pool = pool
+        for stream in (self.source, self.sink):
+            if isinstance(stream, SealedStream):
+                stream._pool = pool
+
     def run(self) -> None:
         forward(self.source, self.sink, self.flow, self.pool)
 
@@ -139,11 +146,11 @@ def test_a_reader_that_stops_in_bulk_costs_no_more_than_is_promised(line: Line) 
     gevent.killall([running, writing])
 
 
-@pytest.mark.parametrize("from_sealed", [False])
-@pytest.mark.parametrize("to_sealed", [True])
-@pytest.mark.parametrize("left", [0, 1])
+@OPENED
+@SEALED
+@pytest.mark.parametrize("left", [0, 1, 2])
 def test_where_large_ones_are_out_the_others_do(line: Line, left: int) -> None:
-    """One may be had to read into, and none to seal into."""
+    """One is not enough: what is read into it may have to be sealed into another."""
     kept = [line.pool.take(LARGE_BUFFER_BYTES) for _ in range(LARGE_BUFFERS - left)]
     data = noise(6_000_000)
 
@@ -153,9 +160,40 @@ def test_where_large_ones_are_out_the_others_do(line: Line, left: int) -> None:
 
     with beside(line.run, write):
         assert read_to_end(line.reader) == data
-    assert (line.pool.taken_large > LARGE_BUFFERS) == bool(left)
+    assert (line.pool.taken_large > len(kept)) == (left >= 2)
     for buffer in kept:
         line.pool.give(buffer)
+
+
+@OPENED
+@SEALED
+def test_a_kernel_that_takes_less_than_it_had_room_for_costs_two_large_buffers(
+    from_sealed: bool, to_sealed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SocketStream, "room_bytes", 1 << 30)
+    lines = [Line(from_sealed=from_sealed, to_sealed=to_sealed) for _ in range(LARGE_BUFFERS + 2)]
+    pool, data = lines[0].pool, noise(12_000_000)
+    for line in lines:
+        line.share(pool)
+
+    def write(line: Line) -> None:
+        line.writer.send_all(data)
+        line.writer.close_write()
+
+    with Deadline(HARD_SECONDS, "a test"):
+        running = [gevent.spawn(line.run) for line in lines]
+        writing = [gevent.spawn(write, line) for line in lines]
+        until(lambda: pool.out == len(lines))
+        for _ in range(5):
+            settle()
+        large = (pool.out_bytes - len(lines) * BUFFER_BYTES) / (LARGE_BUFFER_BYTES - BUFFER_BYTES)
+        assert large == 2
+        for line in lines:
+            assert read_to_end(line.reader) == data
+        gevent.joinall([*running, *writing], raise_error=True)
+    assert pool.out == 0
+    for line in lines:
+        line.close()
 
 
 @pytest.mark.parametrize("from_sealed", [False])
