@@ -94,7 +94,9 @@ class Stream(Protocol):
 
     @property
     def room_bytes(self) -> int:
-        """How many bytes a send is sure to get rid of without waiting; 0 where nobody can tell."""
+        """How many bytes the kernel has room for, so that a send need not wait: counted as they
+        leave, which is sealed for a sealed stream. 0 where nobody can tell.
+        """
         ...
 
     @property

@@ -74,11 +74,11 @@ def move(
 
 def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
     """Move what is there through a buffer, for some rounds at most; True to wait for more."""
-    for _ in range(ROUNDS):
-        buffer = _borrow(sink, flow, pool)
+    plain = isinstance(source, SocketStream)
+    for number in range(ROUNDS):
+        buffer = pool.take() if number else _borrow(sink, flow, pool)
         # Plain bytes no more than fit once they are sealed. What a sealed source opens is shorter
         # than what it reads into its buffer; send_lent() takes the few that may be too many.
-        plain = isinstance(source, SocketStream)
         room_bytes = plain_room_bytes(buffer) if plain else len(buffer)
         count = None
         try:
@@ -99,13 +99,13 @@ def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
         flow.reached(count)
         if count < BULK_BYTES:  # all there was, as a rule; to ask costs more than it would find
             return True
-        if count > BUFFER_BYTES:  # as much as several rounds
+        if count > BUFFER_BYTES:  # as much as all rounds
             return False
     return False
 
 
 def _borrow(sink: Stream, flow: Flow, pool: BufferPool) -> memoryview:
-    """A buffer to move through: a large one for bulk that *sink* will take at once.
+    """A buffer to begin a turn with: a large one for bulk that *sink* will take at once.
 
     So nobody waits with a large one. Should the kernel refuse what it had room for, as it may while
     the system is short of memory for sockets, two do, and no more: there are but LARGE_BUFFERS.

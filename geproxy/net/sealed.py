@@ -200,9 +200,7 @@ class SealedStream(MessageReader):
         """See streams.Stream; and send_all() for what an interrupted send means."""
         try:
             self._begin_send()
-            sealed, size, taken = self._seal(buffer[:count])
-            # What another sealed stream opened may be a little more than there is room for.
-            rest = bytes(buffer[taken:count]) if taken < count else b""
+            sealed, size, rest = self._seal(buffer[:count])
         finally:
             lender.give(buffer)
         self._inner.send_lent(sealed, size, self._pool)
@@ -215,14 +213,18 @@ class SealedStream(MessageReader):
             raise ResetError("an earlier send was interrupted")
         self._broken = True
 
-    def _seal(self, plain: memoryview) -> tuple[memoryview, int, int]:
-        """Seal what a buffer has room for: (that one, its bytes, how many of *plain* those are)."""
+    def _seal(self, plain: memoryview) -> tuple[memoryview, int, bytes]:
+        """Seal into a buffer: (that one, lent; how many bytes of it; what it had no room for).
+
+        What another sealed stream opened may be a little more than there is room for.
+        """
         sealed = self._pool.take(len(plain))
         try:
-            plain = plain[: plain_room_bytes(sealed)]
+            room_bytes = plain_room_bytes(sealed)
+            plain, rest = plain[:room_bytes], bytes(plain[room_bytes:])
             if self._sealer is None:
-                return sealed, self._seal_first(plain, sealed), len(plain)
-            return sealed, self._sealer.seal_into(plain, sealed), len(plain)
+                return sealed, self._seal_first(plain, sealed), rest
+            return sealed, self._sealer.seal_into(plain, sealed), rest
         except BaseException:
             self._pool.give(sealed)
             raise
@@ -246,7 +248,7 @@ class SealedStream(MessageReader):
 
     @property
     def room_bytes(self) -> int:
-        """See streams.Stream: sealed ones, which are a few per mille more."""
+        """See streams.Stream: sealed ones."""
         return self._inner.room_bytes
 
     @property

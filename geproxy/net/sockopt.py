@@ -17,6 +17,7 @@ TCPI_LAST_ACK_RECV = 56
 SO_MEMINFO = 55  # asm-generic/socket.h
 # SK_MEMINFO_SNDBUF and SK_MEMINFO_WMEM_QUEUED, of nine (linux/sock_diag.h)
 MEMINFO = struct.Struct("12xI4xI12x")
+SEGMENT_BYTES = (socket.IPPROTO_TCP, socket.TCP_MAXSEG)
 NOTSENT_LOWAT = "/proc/sys/net/ipv4/tcp_notsent_lowat"
 NO_LIMIT = (1 << 32) - 1
 
@@ -30,6 +31,8 @@ KEEPALIVE_INTERVAL_SECONDS = 15
 KEEPALIVE_PROBES = 4
 UNANSWERED_MS = 120_000  # bytes or probes in vain for so long: the kernel alone takes 15 min
 UNANSWERED_TRIES = 2
+
+ROOMY_SEGMENT_BYTES = 1024  # Linux 6.x: 1.8 bytes of its memory for each of ours; of 536, 2.6
 
 LINGER_ABORT = struct.pack("ii", 1, 0)  # close() sends RST and drops what is unsent
 
@@ -96,14 +99,15 @@ def prepare_datagrams(sock: SocketType) -> None:
 
 
 def send_room_bytes(sock: SocketType) -> int:
-    """How many bytes the kernel has room for, and takes at once; 0 where it does not say.
+    """How many bytes the kernel has room for, and takes at once; 0 where that cannot be told.
 
-    It counts its own part with them, which is never as much again: segments are put together that
-    a device will cut.
+    The kernel counts its own part with them: for segments of ROOMY_SEGMENT_BYTES less than as much
+    again, even where no device puts several together. While the system is short of memory for
+    sockets it may take less.
     """
-    if _limits_unsent():
-        return 0
     try:
+        if _limits_unsent() or sock.getsockopt(*SEGMENT_BYTES) < ROOMY_SEGMENT_BYTES:
+            return 0
         info = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO.size)
         limit_bytes, queued_bytes = MEMINFO.unpack(info)
     except (OSError, struct.error):
@@ -113,11 +117,14 @@ def send_room_bytes(sock: SocketType) -> int:
 
 @functools.cache
 def _limits_unsent() -> bool:
-    """True where a send ends early although there is room: what is not sent yet is limited too."""
+    """True where a send ends early although there is room: what is not sent yet is limited too.
+
+    Asked once a process. Raises OSError.
+    """
     try:
         with open(NOTSENT_LOWAT, encoding="ascii") as file:
             return int(file.read()) < NO_LIMIT
-    except OSError:  # then it is as it is by default
+    except FileNotFoundError:  # /proc is not ours to see: it is as it is by default
         return False
 
 

@@ -11,11 +11,21 @@ import pytest
 from geproxy.crypto.methods import AES_128_GCM
 from geproxy.crypto.salts import SaltMaker
 from geproxy.crypto.secret import Secret
+from geproxy.errors import DeadlineError
+from geproxy.net import forward as forwarding
 from geproxy.net import sockopt
-from geproxy.net.buffers import BUFFER_BYTES, LARGE_BUFFER_BYTES, LARGE_BUFFERS, BufferPool
+from geproxy.net.buffers import (
+    BUFFER_BYTES,
+    LARGE_BUFFER_BYTES,
+    LARGE_BUFFERS,
+    LARGE_READ_BYTES,
+    BufferPool,
+)
 from geproxy.net.deadline import Deadline
-from geproxy.net.forward import BULK_BYTES, BULK_READS, Flow, forward, move
+from geproxy.net.forward import BULK_BYTES, BULK_READS, ROUNDS, Flow, forward, move
+from geproxy.net.greenlets import interrupt
 from geproxy.net.sealed import SealedStream
+from geproxy.net.sockopt import ROOMY_SEGMENT_BYTES
 from geproxy.net.stream import SocketStream
 from geproxy.state.memory import ProcessMemory
 from geproxy.streams import Stream
@@ -208,47 +218,80 @@ def test_who_is_not_in_bulk_gets_no_large_one(line: Line) -> None:
     assert line.pool.taken_large == 0
 
 
-@pytest.mark.parametrize("from_sealed", [False])
+@OPENED
 @SEALED
-def test_a_large_buffer_is_a_turn(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many bytes in a row as without them: others wait no longer."""
-    moved: list[int] = []
-    reached = Flow.reached
+def test_a_turn_is_no_longer_with_large_buffers(
+    line: Line, from_sealed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many bytes in a row as through others: nobody waits longer."""
+    turns, reads = [], []
+    copy, reached = forwarding._copy, Flow.reached
 
-    def reach(flow: Flow, count: int) -> None:
+    def count_turn(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
+        before = flow.bytes
+        waits = copy(source, sink, flow, pool)
+        turns.append(flow.bytes - before)
+        return waits
+
+    def count_read(flow: Flow, count: int) -> None:
         reached(flow, count)
-        if count > BUFFER_BYTES:
-            moved.append(turn)
+        reads.append(count)
 
-    monkeypatch.setattr(Flow, "reached", reach)
-    turn = 0
-
-    def live() -> None:
-        nonlocal turn
-        while True:
-            turn += 1
-            gevent.sleep(0)
-
-    data = noise(8_000_000)
+    monkeypatch.setattr(forwarding, "_copy", count_turn)
+    monkeypatch.setattr(Flow, "reached", count_read)
+    dice = random.Random(1)
+    data = noise(20_000_000)
 
     def write() -> None:
-        line.writer.send_all(data)
+        left = memoryview(data)
+        while left:
+            size = dice.choice((20_000, 300_000, 1_000_000))
+            line.writer.send_all(left[:size])
+            left = left[size:]
         line.writer.close_write()
 
-    with beside(live, line.run, write) as (living, _, _):
+    with beside(line.run, write):
         assert read_to_end(line.reader) == data
-        living.kill()
-    assert len(moved) > 4
-    assert len(set(moved)) == len(moved)
+    assert BUFFER_BYTES < max(turns) <= ROUNDS * BUFFER_BYTES
+    if not from_sealed:
+        assert max(reads) <= LARGE_READ_BYTES, "more than fits once it is sealed"
+
+
+@OPENED
+@SEALED
+@pytest.mark.parametrize("end", ["kill", "deadline", "reset"])
+def test_who_waits_with_a_large_buffer_all_the_same_gives_it_back(
+    line: Line, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SocketStream, "room_bytes", 1 << 30)
+    writing = gevent.spawn(line.writer.send_all, noise(12_000_000))
+    running = gevent.spawn(line.run)
+    until(lambda: line.pool.out_bytes >= LARGE_BUFFER_BYTES)
+    for _ in range(5):
+        settle()
+    assert line.pool.out_bytes == LARGE_BUFFER_BYTES
+    if end == "kill":
+        running.kill()
+    elif end == "deadline":
+        interrupt(running, DeadlineError("too long"))
+    else:
+        line.reader.abort()
+    running.join()
+    assert line.pool.out == 0
+    kept = [line.pool.take(LARGE_BUFFER_BYTES) for _ in range(LARGE_BUFFERS)]
+    assert {len(buffer) for buffer in kept} == {LARGE_BUFFER_BYTES}
+    for buffer in kept:
+        line.pool.give(buffer)
+    writing.kill()
 
 
 # -- how much room there is --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("buffer_bytes", [0, 2000, 32_768, 212_992])
-@pytest.mark.parametrize("segment_bytes", [0, 88, 536, 1448])
+@pytest.mark.parametrize("segment_bytes", [0, 1100, 1460])
 def test_the_kernel_takes_what_it_has_room_for(buffer_bytes: int, segment_bytes: int) -> None:
-    """Whatever it holds already, and however small the segments are that it will cut."""
+    """Whatever it holds already, and whatever segments it will cut."""
     dice = random.Random(buffer_bytes + segment_bytes)
     near, far = tcp_pair(buffer_bytes=buffer_bytes, segment_bytes=segment_bytes)
     data = memoryview(noise(10_000_000))
@@ -266,6 +309,14 @@ def test_the_kernel_takes_what_it_has_room_for(buffer_bytes: int, segment_bytes:
             if dice.random() < 0.4 and far.recv_into(memoryview(bytearray(size))) is None:
                 gevent.sleep(0)
     assert tried > 20
+    near.close()
+    far.close()
+
+
+def test_where_segments_are_small_nobody_can_tell() -> None:
+    """Where no device puts them together, the kernel's own part of them is larger than ours."""
+    near, far = tcp_pair(buffer_bytes=0, segment_bytes=ROOMY_SEGMENT_BYTES - 1)
+    assert near.room_bytes == 0
     near.close()
     far.close()
 
@@ -299,7 +350,7 @@ def test_a_closed_socket_has_no_room() -> None:
 
 @pytest.mark.parametrize(
     ("text", "has_room"), [("4294967295\n", True), ("131072\n", False), (None, True)]
-)
+)  # None: /proc is hidden
 def test_where_the_system_limits_what_is_unsent_nobody_can_tell(
     text: str | None, has_room: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,8 +361,27 @@ def test_where_the_system_limits_what_is_unsent_nobody_can_tell(
     sockopt._limits_unsent.cache_clear()
     near, far = tcp_pair(buffer_bytes=0)
     try:
-        assert isinstance(near, SocketStream)
         assert bool(near.room_bytes) == has_room
+    finally:
+        sockopt._limits_unsent.cache_clear()
+        near.close()
+        far.close()
+
+
+def test_what_could_not_be_read_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where no descriptor was left for it."""
+    path = tmp_path / "tcp_notsent_lowat"
+    path.mkdir()
+    monkeypatch.setattr(sockopt, "NOTSENT_LOWAT", str(path))
+    sockopt._limits_unsent.cache_clear()
+    near, far = tcp_pair(buffer_bytes=0)
+    try:
+        assert near.room_bytes == 0
+        path.rmdir()
+        path.write_text("4294967295\n")
+        assert near.room_bytes > 0
     finally:
         sockopt._limits_unsent.cache_clear()
         near.close()

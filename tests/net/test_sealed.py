@@ -22,7 +22,13 @@ from geproxy.errors import (
     ReplayError,
     ResetError,
 )
-from geproxy.net.buffers import BUFFER_BYTES, READ_BYTES, BufferPool
+from geproxy.net.buffers import (
+    BUFFER_BYTES,
+    LARGE_BUFFER_BYTES,
+    LARGE_READ_BYTES,
+    READ_BYTES,
+    BufferPool,
+)
 from geproxy.net.deadline import Deadline
 from geproxy.net.forward import HEAD_SECONDS, Flow, forward
 from geproxy.net.sealed import SealedStream
@@ -264,6 +270,17 @@ def test_whole_chunks_leave_as_many_at_a_time_as_a_buffer_holds(pool: CountedPoo
     stream.send_all(noise(READ_BYTES + 1))
     assert len(raw.recv(PIECE_BYTES)) == sealed_size(READ_BYTES) <= BUFFER_BYTES
     assert len(raw.recv(PIECE_BYTES)) == sealed_size(1)
+
+
+def test_a_large_buffer_leaves_as_one_piece_and_is_opened_as_one(pool: CountedPool) -> None:
+    raw, inner = memory_pair(PIECE_BYTES)
+    sender, receiver = SealedStream(raw, CLIENT, pool), SealedStream(inner, LISTENER, pool)
+    buffer = pool.take(LARGE_BUFFER_BYTES)
+    buffer[:LARGE_READ_BYTES] = data = noise(LARGE_READ_BYTES)
+    sender.send_lent(buffer, LARGE_READ_BYTES, pool)
+    room = memoryview(bytearray(LARGE_BUFFER_BYTES))
+    assert receiver.recv_into(room) == LARGE_READ_BYTES
+    assert room[:LARGE_READ_BYTES] == data
 
 
 def test_the_head_leaves_alone_when_it_is_told_to(pool: CountedPool) -> None:
@@ -535,13 +552,19 @@ def test_an_empty_chunk_is_no_end(read: Callable[[Stream], bytes], pool: Counted
     assert read(stream) == b"onetwo"
 
 
-@pytest.mark.parametrize("room_bytes", [1000, MAX_CHUNK_BYTES, BUFFER_BYTES - 1, BUFFER_BYTES])
+@pytest.mark.parametrize(
+    "room_bytes",
+    [
+        *(1000, MAX_CHUNK_BYTES, BUFFER_BYTES - 1, BUFFER_BYTES, BUFFER_BYTES + 1),
+        *(200_000, LARGE_BUFFER_BYTES - 1, LARGE_BUFFER_BYTES),
+    ],
+)
 def test_a_reader_with_little_room_need_not_wait_for_what_has_come(
     room_bytes: int, pool: CountedPool
 ) -> None:
     raw, inner = memory_pair(PIECE_BYTES)
     stream = SealedStream(inner, LISTENER, pool, salts=memory())
-    data = noise(BUFFER_BYTES)
+    data = noise(900_000)
     raw.send_all(sealed_in_chunks(data))
     room = memoryview(bytearray(room_bytes))
     received = b""
