@@ -28,10 +28,13 @@ from geproxy.streams import Stream
 from tests.support.conformance import (
     HARD_SECONDS,
     MakePair,
+    Pause,
     beside,
     noise,
+    read_by_pieces,
     read_exactly,
     read_to_end,
+    send_by_pieces,
     settle,
     tcp_pair,
     until,
@@ -74,21 +77,11 @@ def test_bytes_of_any_size_at_any_pace_arrive_whole(line: Line, seed: int) -> No
     data = noise(800_000, seed)
 
     def write() -> None:
-        left = memoryview(data)
-        while left:
-            size = dice.choice((1, 10, 1448, 16_384, 65_536, 100_000))
-            line.writer.send_all(left[:size])
-            left = left[size:]
-            if dice.random() < 0.3:
-                gevent.sleep(0)
-        line.writer.close_write()
+        sizes = (1, 10, 1448, 16_384, 65_536, 100_000)
+        send_by_pieces(line.writer, data, dice, sizes, Pause(0.3))
 
-    received = bytearray()
     with beside(line.run, write):
-        while piece := line.reader.recv(dice.choice((1, 1000, 65_536, 200_000))):
-            received += piece
-            if dice.random() < 0.1:
-                gevent.sleep(0)
+        received = read_by_pieces(line.reader, dice, (1, 1000, 65_536, 200_000), Pause(0.1))
     assert received == data
     assert line.flow.bytes == len(data)
     assert line.flow.ended

@@ -31,10 +31,13 @@ from geproxy.state.memory import ProcessMemory
 from geproxy.streams import Stream
 from tests.support.conformance import (
     HARD_SECONDS,
+    Pause,
     beside,
     noise,
+    read_by_pieces,
     read_exactly,
     read_to_end,
+    send_by_pieces,
     settle,
     tcp_pair,
     until,
@@ -108,21 +111,10 @@ def test_every_byte_arrives_through_large_buffers_and_others_by_turns(
     data = noise(20_000_000, seed)
 
     def write() -> None:
-        left = memoryview(data)
-        while left:
-            size = dice.choice((1, 5000, 300_000, 3_000_000))
-            line.writer.send_all(left[:size])
-            left = left[size:]
-            if dice.random() < 0.1:
-                gevent.sleep(0.001)
-        line.writer.close_write()
+        send_by_pieces(line.writer, data, dice, (1, 5000, 300_000, 3_000_000), Pause(0.1, 0.001))
 
-    received = bytearray()
     with beside(line.run, write):
-        while piece := line.reader.recv(dice.choice((1000, 65_536, 1_000_000))):
-            received += piece
-            if dice.random() < 0.01:
-                gevent.sleep(0.001)
+        received = read_by_pieces(line.reader, dice, (1000, 65_536, 1_000_000), Pause(0.01, 0.001))
     assert received == data
     assert (line.flow.bytes, line.flow.ended) == (len(data), True)
     assert line.pool.taken_large > 4
@@ -243,12 +235,7 @@ def test_a_turn_is_no_longer_with_large_buffers(
     data = noise(20_000_000)
 
     def write() -> None:
-        left = memoryview(data)
-        while left:
-            size = dice.choice((20_000, 300_000, 1_000_000))
-            line.writer.send_all(left[:size])
-            left = left[size:]
-        line.writer.close_write()
+        send_by_pieces(line.writer, data, dice, (20_000, 300_000, 1_000_000))
 
     with beside(line.run, write):
         assert read_to_end(line.reader) == data

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import gevent
 
@@ -55,6 +55,21 @@ def check_stream(make_pair: MakePair, check: Check) -> None:
 # -- what tests of streams share ----------------------------------------------------------------
 
 
+class Pause(NamedTuple):
+    """How likely one is, and how long; 0 seconds are a turn of the others."""
+
+    chance: float
+    seconds: float = 0.0
+
+    def perhaps(self, dice: random.Random) -> None:
+        """Make one, or not."""
+        if dice.random() < self.chance:
+            gevent.sleep(self.seconds)
+
+
+NO_PAUSE = Pause(0.0)
+
+
 def tcp_pair(
     host: str = "127.0.0.1", buffer_bytes: int = SOCKET_BUFFER_BYTES, segment_bytes: int = 0
 ) -> tuple[SocketStream, SocketStream]:
@@ -96,6 +111,34 @@ def until(condition: Callable[[], object], seconds: float = HARD_SECONDS) -> Non
     with Deadline(seconds, f"waiting for {condition}"):
         while not condition():
             gevent.sleep(0.001)
+
+
+def send_by_pieces(
+    stream: Stream,
+    data: bytes,
+    dice: random.Random,
+    sizes: tuple[int, ...],
+    pause: Pause = NO_PAUSE,
+) -> None:
+    """Send *data* in pieces of any of *sizes*, with a pause after some of them; then the end."""
+    left = memoryview(data)
+    while left:
+        size = dice.choice(sizes)
+        stream.send_all(left[:size])
+        left = left[size:]
+        pause.perhaps(dice)
+    stream.close_write()
+
+
+def read_by_pieces(
+    stream: Stream, dice: random.Random, sizes: tuple[int, ...], pause: Pause = NO_PAUSE
+) -> bytearray:
+    """Read to the end in the same manner."""
+    received = bytearray()
+    while piece := stream.recv(dice.choice(sizes)):
+        received += piece
+        pause.perhaps(dice)
+    return received
 
 
 def settle() -> None:
