@@ -18,10 +18,10 @@ from hashlib import blake2b
 from geproxy.config.settings import Listen, Settings
 from geproxy.datagram_session import serve_datagrams
 from geproxy.errors import DeadlineError, GeproxyError, ShutdownError
-from geproxy.net.datagram import DatagramSocket
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import Crew, greenlet, interrupt, sleep, spawn
 from geproxy.net.handover import Line
+from geproxy.net.listening import listening_socket
 from geproxy.process.listeners import Place
 from geproxy.relay.mappings import Mappings
 from geproxy.session import fault
@@ -66,7 +66,7 @@ class Slots:
 
     def _add(self, place: Place, sock: socket.socket) -> None:
         listener = self._site.listeners[place.listener]
-        self._mappings[place] = serve_datagrams(DatagramSocket(sock), listener, self._site)
+        self._mappings[place] = serve_datagrams(listening_socket(sock), listener, self._site)
 
     # -- reading -----------------------------------------------------------------------------
 

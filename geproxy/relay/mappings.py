@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from geproxy.errors import GeproxyError, LimitError
-from geproxy.net.datagram import TURN, DatagramSocket, Sockaddr
+from geproxy.net.datagram import TURN, DatagramSocket, Place
 from geproxy.net.greenlets import sleep, spawn
 from geproxy.relay.datagram import Association, Ended, Reply
 from geproxy.seams import DatagramCodec
@@ -49,7 +49,7 @@ class Mappings:
         self._codec = codec
         self._keeper = keeper
         clients.lost = self._lost
-        self._live: dict[Sockaddr, Association] = {}
+        self._live: dict[Place, Association] = {}
         self._parting = 0
         self.dropped: Counter[str] = Counter()  # what belongs to no association
 
@@ -80,10 +80,10 @@ class Mappings:
                     association.send(*message)
             sleep(0)
 
-    def _add(self, source: Sockaddr) -> Association:
+    def _add(self, source: Place) -> Association:
         if len(self._live) >= MAPPINGS:
             self._make_room()
-        client = Endpoint.from_sockaddr(source)
+        client = self._clients.client(source)
 
         def ended(error: Exception) -> None:
             self._end(source, association, error)
@@ -92,10 +92,10 @@ class Mappings:
         self._live[source] = association
         return association
 
-    def _reply(self, source: Sockaddr, head: bytes, data: bytes) -> None:
+    def _reply(self, source: Place, head: bytes, data: bytes) -> None:
         self._clients.send(self._codec.write(head, data), len(data), source)
 
-    def _lost(self, code: str, size: int, source: Sockaddr | None) -> None:
+    def _lost(self, code: str, size: int, source: Place | None) -> None:
         association = self._live.get(source) if source is not None else None
         if association is not None:
             association.lose_down(code, size)
@@ -111,7 +111,7 @@ class Mappings:
                 self._live[other] = association
         self._end(source, quietest, LimitError(f"more than {MAPPINGS} clients"))
 
-    def _end(self, source: Sockaddr, association: Association, error: Exception) -> None:
+    def _end(self, source: Place, association: Association, error: Exception) -> None:
         """End a mapping; a second end of it must not meet the one that has its place by then."""
         if self._live.get(source) is association:
             del self._live[source]
@@ -133,11 +133,11 @@ class Mappings:
         while self._live:
             source, association = self._live.popitem()
             message, descriptors = self._keeper.give(association)
-            yield {"source": source, **message}, descriptors
+            yield {"source": self._clients.describe(source), **message}, descriptors
 
     def adopt(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Take a client that another worker gives away."""
-        source = tuple(message["source"])
+        source = self._clients.recall(message["source"])
         try:
             has_room = source not in self._live and len(self._live) < MAPPINGS
             association = self._add(source) if has_room else None
