@@ -17,6 +17,9 @@ from geproxy.seams import Listener, Subject
 from geproxy.session import Site, fault, open_association, report
 from geproxy.terms import Command, Endpoint
 
+# Fixed by the specification
+DNS_PORT = 53  # RFC 1035 §4.2.1
+
 
 def serve_datagrams(clients: DatagramSocket, listener: Listener, site: Site) -> Mappings:
     """Make what carries the clients of *clients*, a socket of *listener*, once it is run."""
@@ -38,6 +41,9 @@ class Reception:
         subject = Subject(listener, client.address, None, Command.UDP_ASSOCIATE)
         self._site.policy.admit(subject)
         association = open_association(subject, reply, ended, self._site)
+        # A tunnel's clients have the one target; those of ss:// are peers, whose clients may have
+        # more to ask by the same port.
+        association.questions = listener.target is not None and listener.target.port == DNS_PORT
         record = self._records[association] = Record(listener.name, client)
         record.command, record.target = subject.command, listener.target
         return association

@@ -128,6 +128,19 @@ class Datagrams(Protocol):
         """Return once there may be something to receive."""
         ...
 
+    def take_silence(self) -> bool:
+        """True where something was sent since the last call, and nothing has come back."""
+        ...
+
+    def renew(self, client: Address) -> None:
+        """Follow the world: where the peer, or the address of ours that leads to it, is another
+        by now, go on from a new port. For a way that is silent; one that answers is left alone.
+
+        Waits where a name is to be looked up, at the expense of *client*. Raises DialError or
+        LimitError, and keeps the port that there is.
+        """
+        ...
+
     def duplicate(self) -> tuple[int, list[Any]]:
         """Return a second descriptor of the port for another worker, and what it must know."""
         ...

@@ -128,6 +128,15 @@ class DirectDatagrams:
         """See seams.Datagrams."""
         self._socket.wait_readable()
 
+    def take_silence(self) -> bool:
+        """See seams.Datagrams. There is no peer that could have moved; targets are found anew, and
+        of ours the kernel chooses an address for each datagram.
+        """
+        return False
+
+    def renew(self, client: Address) -> None:
+        """See seams.Datagrams: there is nothing to follow."""
+
     def duplicate(self) -> tuple[int, list[Any]]:
         """See seams.Datagrams."""
         self._socket.flush()  # before the counts go with it

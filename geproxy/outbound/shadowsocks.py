@@ -12,6 +12,7 @@ from geproxy.errors import CommandError, DropError, ReplayError
 from geproxy.net.buffers import BufferPool
 from geproxy.net.datagram import DatagramSocket
 from geproxy.net.dialer import Dialer
+from geproxy.net.peerport import address_towards
 from geproxy.net.resolver import literal
 from geproxy.net.sealed import SealedStream
 from geproxy.net.udp import adopted, open_towards
@@ -64,11 +65,13 @@ class ShadowsocksOutbound:
 
     def associate(self, client: Address, filtering: Filtering) -> SealedDatagrams:
         """Open a port towards the peer. Raises DialError."""
-        peer = self._dialer.permitted(self._peer, _trusted, client)[0]
-        return self._datagrams(open_towards(peer), filtering)
+        return self._datagrams(open_towards(self._peers(client)[0]), filtering)
+
+    def _peers(self, client: Address) -> list[Endpoint]:
+        return self._dialer.permitted(self._peer, _trusted, client)
 
     def _datagrams(self, sock: DatagramSocket, filtering: Filtering) -> SealedDatagrams:
-        return SealedDatagrams(sock, self._maker, self._salts, filtering)
+        return SealedDatagrams(sock, self._peers, self._maker, self._salts, filtering)
 
     def adopt(self, descriptor: int, known: list[Any], filtering: Filtering) -> SealedDatagrams:
         """See seams.Outbound; *known* is what the filter lets pass."""
@@ -81,18 +84,41 @@ class ShadowsocksOutbound:
 class SealedDatagrams:
     """One port towards the peer, which has a port for us towards all targets.
 
+    The port is connected, so that the kernel keeps strangers off. So it leads to one address of
+    the peer, from one of ours, whatever becomes of either: renew() finds out.
+
     What a filter has to go by are heads. Of a target that was named nobody but the peer knows the
     address: then its port has to do, or nothing where only addresses count. The peer's own filter
     is the better one.
     """
 
-    __slots__ = ("_filtering", "_maker", "_reached", "_salts", "_socket")
+    __slots__ = (
+        "_closed",
+        "_filtering",
+        "_heard",
+        "_maker",
+        "_peers",
+        "_reached",
+        "_salts",
+        "_sent",
+        "_socket",
+    )
 
     def __init__(
-        self, sock: DatagramSocket, maker: SaltMaker, salts: Store, filtering: Filtering
+        self,
+        sock: DatagramSocket,
+        peers: Callable[[Address], list[Endpoint]],
+        maker: SaltMaker,
+        salts: Store,
+        filtering: Filtering,
     ) -> None:
-        """*maker* makes our salts, and holds the key; *salts* remembers the peer's."""
+        """*sock* is connected to one of *peers*, the peer's addresses, which a client's share of
+        look-ups pays for. *maker* makes our salts, and holds the key; *salts* remembers the peer's.
+        """
         self._socket = sock
+        self._peers = peers
+        self._closed = False
+        self._sent = self._heard = False  # since take_silence()
         self._maker = maker
         self._salts = salts
         self._filtering = filtering
@@ -111,6 +137,7 @@ class SealedDatagrams:
             self.let_in(self._key(head))
         maker = self._maker
         sealed = seal_datagram(maker.secret, maker.make(), head + data)
+        self._sent = True
         self._socket.send(sealed, len(data))
 
     def receive(self) -> tuple[bytes, bytes] | None:
@@ -125,6 +152,7 @@ class SealedDatagrams:
         salt, plain = open_datagram(self._maker.secret, received[0])
         if self._maker.is_ours(salt) or not self._salts.remember_once(salt):
             raise ReplayError("a datagram that was sent before")
+        self._heard = True
         head, data = split_address(plain, 0)
         if self._filtering is not Filtering.NONE and not self._passes(head):
             raise DropError("filtered")
@@ -159,6 +187,30 @@ class SealedDatagrams:
         """See seams.Datagrams."""
         self._socket.wait_readable()
 
+    def take_silence(self) -> bool:
+        """See seams.Datagrams."""
+        silent = self._sent and not self._heard
+        self._sent = self._heard = False
+        return silent
+
+    def renew(self, client: Address) -> None:
+        """See seams.Datagrams. The peer meets a new port of ours, as it does for a new client."""
+        peers = self._peers(client)
+        if self._closed:  # while a name was looked up
+            return
+        here = self._socket
+        peer = here.peer
+        if peer not in peers:
+            peer = peers[0]
+        elif here.troubled and len(peers) > 1:  # another of its addresses may do better
+            peer = peers[(peers.index(peer) + 1) % len(peers)]
+        elif address_towards(peer.address) == here.bound.address:
+            return
+        there = open_towards(peer)
+        there.lost = here.lost
+        self._socket = there
+        here.close()  # whoever waits for it goes on with the new one
+
     def duplicate(self) -> tuple[int, list[Any]]:
         """See seams.Datagrams."""
         self._socket.flush()  # before the counts go with it
@@ -167,6 +219,7 @@ class SealedDatagrams:
 
     def close(self) -> None:
         """Give the port back."""
+        self._closed = True
         self._socket.close()
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
-from geproxy.errors import IdleError
+from geproxy.errors import GeproxyError, IdleError
+from geproxy.net.datagram import TURN
+from geproxy.net.greenlets import sleep, spawn
 from geproxy.relay.datagram import Association
+from geproxy.seams import Datagrams
 
 # Chosen here
 FORGET_SECONDS = 30.0  # how long the way to a target is used before it is found anew
+# Of a client all of whose questions have been answered. A resolver takes a port for each, and with
+# udp_idle_seconds each port would keep a mapping, which is a descriptor, for minutes.
+ANSWERED_SECONDS = 10.0
 
 
 class Totals(NamedTuple):
@@ -30,6 +37,7 @@ class Associations:
         self._ending: set[Association] = set()
         self._ended = Totals()
         self._forgot = 0.0
+        self._renewing = False
 
     def __len__(self) -> int:
         return len(self._live)
@@ -54,18 +62,40 @@ class Associations:
         association.close()
 
     def sweep(self, now_seconds: float) -> None:
-        """Tell those that were quiet for too long; *now_seconds* is monotonic."""
+        """Tell those that were quiet for too long, and have silent ways out follow the world.
+
+        *now_seconds* is monotonic.
+        """
         forget = now_seconds - self._forgot >= FORGET_SECONDS
         if forget:
             self._forgot = now_seconds
+        silent: list[tuple[Association, Datagrams]] = []
         for association in self._live:
             if forget:
                 association.forget()
+            silent += [(association, way) for way in association.silent_ways()]
             if association.moved():
                 association.quiet_since = now_seconds
-            elif now_seconds - association.quiet_since >= self.idle_seconds:
-                text = f"no datagram for {self.idle_seconds:g} seconds"
-                association.ended(IdleError(text))
+                continue
+            limit_seconds = self.idle_seconds
+            if association.answered:
+                limit_seconds = min(limit_seconds, ANSWERED_SECONDS)
+            if now_seconds - association.quiet_since >= limit_seconds:
+                association.ended(IdleError(f"no datagram for {limit_seconds:g} seconds"))
+        if silent and not self._renewing:
+            self._renewing = True
+            spawn(partial(self._renew, silent))
+
+    def _renew(self, silent: list[tuple[Association, Datagrams]]) -> None:
+        """Renew one after the other, since those of one peer wait for the same look-up."""
+        try:
+            for number, (association, way) in enumerate(silent, start=1):
+                if association in self._live:
+                    _renew_way(association, way)
+                if not number % TURN:
+                    sleep(0)
+        finally:
+            self._renewing = False
 
     @property
     def sweep_seconds(self) -> float:
@@ -78,6 +108,15 @@ class Associations:
         for association in self._live | self._ending:
             totals = _sum(totals, association)
         return totals
+
+
+def _renew_way(association: Association, way: Datagrams) -> None:
+    try:
+        way.renew(association.client)
+    except GeproxyError:
+        pass  # it is as good as it was, and the next sweep tries again
+    except Exception as bug:
+        association.ended(bug)
 
 
 def _sum(totals: Totals, association: Association) -> Totals:

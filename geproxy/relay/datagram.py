@@ -33,7 +33,6 @@ class Association:
     """
 
     __slots__ = (
-        "_client",
         "_decide",
         "_filtering",
         "_found",
@@ -41,11 +40,13 @@ class Association:
         "_seen",
         "_waiting",
         "_ways",
+        "client",
         "crew",
         "down_bytes",
         "down_datagrams",
         "dropped",
         "ended",
+        "questions",
         "quiet_since",
         "up_bytes",
         "up_datagrams",
@@ -60,7 +61,7 @@ class Association:
         ended: Ended,
     ) -> None:
         """*decide* is policy; *reply* sends to the client; *ended* hears of what cannot go on."""
-        self._client = client
+        self.client = client
         self._decide = decide
         self._reply = reply
         self._filtering = filtering
@@ -72,6 +73,7 @@ class Association:
         self.up_datagrams = self.up_bytes = self.down_datagrams = self.down_bytes = 0
         self.dropped: Counter[str] = Counter()
         self.quiet_since = 0.0
+        self.questions = False  # each datagram is one, and its answer the end of it, as in DNS
         self._seen = -1
 
     # -- from the client -------------------------------------------------------------------------
@@ -131,7 +133,7 @@ class Association:
         name = outbound.name
         if name in self._ways:
             return
-        way = outbound.associate(self._client, self._filtering)
+        way = outbound.associate(self.client, self._filtering)
         if name in self._ways:  # another look-up was faster
             way.close()
         else:
@@ -145,7 +147,7 @@ class Association:
 
     def _arrive(self, head: bytes, route: Route, datagrams: list[bytes]) -> None:
         way = self._ways[route.outbound.name]
-        place = way.find(route.target, route.permit, self._client)
+        place = way.find(route.target, route.permit, self.client)
         self._remember(head, way, place)
         for data in datagrams:
             self.send(head, data)
@@ -213,6 +215,15 @@ class Association:
         changed = seen != self._seen
         self._seen = seen
         return changed
+
+    @property
+    def answered(self) -> bool:
+        """True where questions were asked, and nothing is to be expected any more."""
+        return self.questions and 0 < self.up_datagrams <= self.down_datagrams
+
+    def silent_ways(self) -> list[Datagrams]:
+        """The ways by which something was sent since the last call, and nothing has come back."""
+        return [way for way in self._ways.values() if way.take_silence()]
 
     @property
     def via(self) -> str | None:

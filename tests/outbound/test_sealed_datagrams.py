@@ -53,20 +53,35 @@ def nobody_is_judged(endpoint: Endpoint) -> None:
     raise AssertionError(f"{endpoint} was judged")
 
 
+NAMES: dict[str, list[str]] = {}
+
+
+@pytest.fixture(autouse=True)
+def known_names() -> None:
+    NAMES.clear()
+    NAMES["relay.example"] = ["127.0.0.1"]
+
+
 def names(name: str) -> tuple[Address, ...]:
-    return (ip_address("127.0.0.1"),) if name == "relay.example" else ()
+    return tuple(map(ip_address, NAMES.get(name, ())))
 
 
 class Way:
     """A way through *peer*, the twin, and what the twin does."""
 
-    def __init__(self, peer: Peer, method: Method, host: Address | str | None = None) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        method: Method,
+        host: Address | str | None = None,
+        cache_seconds: float = 60.0,
+    ) -> None:
         self.peer = peer
         self.secret = Secret(method, b"k" * method.key_bytes)
         self.key = Key(method.name, self.secret.key)
         self.memory = ProcessMemory(10_000)
         there = Endpoint(host or peer.endpoint.host, peer.endpoint.port)
-        dialer = Dialer(Resolver(names, HARD_SECONDS, 60.0), HARD_SECONDS)
+        dialer = Dialer(Resolver(names, HARD_SECONDS, cache_seconds), HARD_SECONDS)
         self.outbound = ShadowsocksOutbound(
             "relay", there, self.secret, dialer, BufferPool(), self.memory
         )
@@ -102,10 +117,13 @@ class Way:
 
 @contextmanager
 def way_through(
-    method: Method = METHODS["aes-128-gcm"], host: str = "127.0.0.1", name: str | None = None
+    method: Method = METHODS["aes-128-gcm"],
+    host: str = "127.0.0.1",
+    name: str | None = None,
+    cache_seconds: float = 60.0,
 ) -> Iterator[Way]:
     with udp_peer(host) as peer:
-        way = Way(peer, method, name)
+        way = Way(peer, method, name, cache_seconds)
         try:
             yield way
         finally:
@@ -349,3 +367,103 @@ class Binding:
 def test_there_is_no_bind_through_a_peer() -> None:
     with way_through() as way, pytest.raises(CommandError):
         way.outbound.bind(Binding(), nobody_is_judged, AS_WE_ARE)  # type: ignore[arg-type]
+
+
+# -- a world that changes --------------------------------------------------------------------------
+
+
+def test_a_way_is_silent_where_something_was_sent_and_nothing_came_back() -> None:
+    with way_through() as way:
+        assert not way.datagrams.take_silence(), "nothing was sent"
+        ours = way.ours()
+        assert way.datagrams.take_silence()
+        assert not way.datagrams.take_silence(), "nothing was sent since"
+        way.send(b"asked")
+        way.peer.send(sealed_datagram(way.key, SOURCE + b"answered"), ours)
+        assert way.receive() == (SOURCE, b"answered")
+        assert not way.datagrams.take_silence()
+        way.send(b"asked")
+        way.peer.send(b"a stranger's, or noise" * 10, ours)
+        with pytest.raises(AuthenticationError):
+            way.receive()
+        assert way.datagrams.take_silence()
+
+
+@pytest.mark.parametrize("waiting", [True, False], ids=["awaited", "not awaited"])
+def test_a_peer_whose_name_has_moved_is_followed(waiting: bool) -> None:
+    with (
+        way_through(name="relay.example", cache_seconds=0.0) as way,
+        udp_peer("127.0.0.2", way.peer.endpoint.port) as moved,
+        beside(*[way.receive] * waiting) as receiving,
+    ):
+        settle()
+        before = way.ours()
+        NAMES["relay.example"] = ["127.0.0.2"]
+        way.datagrams.renew(CLIENT)
+        way.datagrams.send(HEAD, b"hello", None)
+        sealed, after = moved.receive()
+        assert opened_datagram(way.key, sealed) == HEAD + b"hello"
+        assert after != before
+        moved.send(sealed_datagram(way.key, SOURCE + b"answer"), after)
+        if waiting:
+            receiving[0].join()
+            assert receiving[0].value == (SOURCE, b"answer")
+        else:
+            assert way.receive() == (SOURCE, b"answer")
+
+
+@pytest.mark.parametrize("name", [None, "relay.example"])
+def test_what_leads_where_it_should_keeps_its_port(name: str | None) -> None:
+    with way_through(name=name, cache_seconds=0.0) as way:
+        before = way.ours()
+        NAMES["relay.example"] = ["127.0.0.9", "127.0.0.1"]
+        way.datagrams.renew(CLIENT)
+        assert way.ours() == before
+
+
+def test_a_name_that_is_no_more_keeps_the_port_and_says_why() -> None:
+    with way_through(name="relay.example", cache_seconds=0.0) as way:
+        before = way.ours()
+        NAMES.clear()
+        with pytest.raises(ResolveError):
+            way.datagrams.renew(CLIENT)
+        assert way.ours() == before
+
+
+def test_where_one_address_of_the_peer_refuses_the_next_is_tried() -> None:
+    NAMES["relay.example"] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    with way_through(name="relay.example") as way:
+        way.peer.close()
+        with udp_peer("127.0.0.3", way.peer.endpoint.port) as third:
+            for _ in range(2):
+                way.datagrams.send(HEAD, b"x", None)
+                way.datagrams._socket.flush()
+                assert way.datagrams.receive() is None  # but for what ICMP says
+                assert third.waiting() == []
+                way.datagrams.renew(CLIENT)
+            way.datagrams.send(HEAD, b"x", None)
+            assert opened_datagram(way.key, third.receive()[0]) == HEAD + b"x"
+
+
+def test_what_the_system_does_not_take_is_told_after_a_renewal_too() -> None:
+    with (
+        way_through(name="relay.example", cache_seconds=0.0) as way,
+        udp_peer("127.0.0.2", way.peer.endpoint.port),
+    ):
+        lost: list[tuple[str, int]] = []
+        way.datagrams.on_loss(lambda code, size: lost.append((code, size)))
+        NAMES["relay.example"] = ["127.0.0.2"]
+        way.datagrams.renew(CLIENT)
+        send_nothing_more(way.datagrams._socket)
+        way.datagrams.send(HEAD, b"four", None)
+        way.datagrams._socket.flush()
+        assert lost == [("unreachable", 4)]
+
+
+def test_who_ends_while_its_peers_name_is_looked_up_gets_no_new_port() -> None:
+    with way_through(name="relay.example", cache_seconds=0.0) as way:
+        NAMES["relay.example"] = ["127.0.0.2"]
+        with beside(lambda: way.datagrams.renew(CLIENT)) as (renewing,):
+            way.datagrams.close()
+            renewing.join()
+        assert renewing.successful()

@@ -8,10 +8,10 @@ from ipaddress import IPv4Address
 import gevent
 import pytest
 
-from geproxy.errors import IdleError, ShutdownError
+from geproxy.errors import IdleError, ResolveError, ShutdownError
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import Event, interrupt
-from geproxy.relay.associations import FORGET_SECONDS, Associations, Totals
+from geproxy.relay.associations import ANSWERED_SECONDS, FORGET_SECONDS, Associations, Totals
 from geproxy.terms import Endpoint
 from tests.support.associations import Around, association
 from tests.support.conformance import HARD_SECONDS, beside, settle
@@ -114,6 +114,100 @@ def test_sweeps_are_often_enough_and_not_too_often(
     idle_seconds: float, sweep_seconds: float
 ) -> None:
     assert Associations(idle_seconds).sweep_seconds == sweep_seconds
+
+
+# -- questions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2, 3])
+def test_who_has_all_answers_is_told_after_ten_seconds_and_others_are_not(
+    around: Around, answers: int
+) -> None:
+    associations = watched(around)
+    around.association.questions = True
+    with udp_peer() as target:
+        around.send(target.endpoint)
+        around.send(target.endpoint)
+        for _ in range(2):
+            _, ours = target.receive()
+        for _ in range(answers):
+            target.send(b"answer", ours)
+        around.wait_for_replies(answers)
+    associations.sweep(NOW)
+    associations.sweep(NOW + ANSWERED_SECONDS - 0.1)
+    assert around.ended == []
+    associations.sweep(NOW + ANSWERED_SECONDS)
+    assert len(around.ended) == (answers >= 2)
+    associations.sweep(NOW + IDLE_SECONDS)
+    assert len(around.ended) == 1 + (answers >= 2)
+
+
+def test_who_asks_nothing_waits_for_the_whole_time(around: Around) -> None:
+    associations = watched(around)
+    around.association.questions = True
+    associations.sweep(NOW)
+    associations.sweep(NOW + ANSWERED_SECONDS)
+    assert around.ended == []
+
+
+def test_a_shorter_limit_holds_for_answered_questions_too(around: Around) -> None:
+    associations = Associations(ANSWERED_SECONDS / 2)
+    associations.add(around.association)
+    around.association.questions = True
+    associations.sweep(NOW)
+    associations.sweep(NOW + ANSWERED_SECONDS / 2)
+    assert len(around.ended) == 1
+
+
+# -- ways that are silent --------------------------------------------------------------------------
+
+
+class Silent:
+    """A way by which nothing ever comes back."""
+
+    def __init__(self) -> None:
+        self.renewed = 0
+        self.fault: Exception | None = None
+
+    def take_silence(self) -> bool:
+        """Say so."""
+        return True
+
+    def renew(self, client: object) -> None:
+        """Count, and fail where that is wanted."""
+        self.renewed += 1
+        if self.fault is not None:
+            raise self.fault
+
+    def close(self) -> None:
+        """Nothing is there to be given back."""
+
+
+def test_every_silent_way_is_renewed_at_each_sweep_whatever_becomes_of_the_others(
+    around: Around,
+) -> None:
+    associations = watched(around)
+    ways = [Silent() for _ in range(3)]
+    ways[1].fault = ResolveError("nobody knows")
+    around.association._ways = {str(number): way for number, way in enumerate(ways)}  # type: ignore[misc]
+    for count in (1, 2):
+        associations.sweep(NOW + count)
+        settle()
+        assert [way.renewed for way in ways] == [count] * 3
+    assert around.ended == []
+
+
+def test_a_bug_in_a_renewal_ends_the_one_association(around: Around) -> None:
+    with association() as other:
+        associations = watched(around, other)
+        bug, well = Silent(), Silent()
+        bug.fault = ValueError("a bug")
+        around.association._ways = {"bug": bug}  # type: ignore[dict-item]
+        other.association._ways = {"well": well}  # type: ignore[dict-item]
+        associations.sweep(NOW)
+        settle()
+        assert (around.ended, other.ended) == ([bug.fault], [])
+        assert well.renewed == 1
 
 
 # -- totals --------------------------------------------------------------------------------------

@@ -61,6 +61,10 @@ class Peer:
         finally:
             self._socket.settimeout(HARD_SECONDS)
 
+    def close(self) -> None:
+        """Let the system refuse whatever comes from now on."""
+        self._socket.close()
+
     def connect(self, to: Endpoint) -> None:
         """Hear *to* alone, and what ICMP says of it."""
         self._socket.connect(to.sockaddr)
