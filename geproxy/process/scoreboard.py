@@ -7,10 +7,10 @@ process can read it through /proc/PID/fd.
 from __future__ import annotations
 
 import dataclasses
-import mmap
-import os
 import time
 from dataclasses import dataclass
+
+from geproxy.state.shared import make_memory
 
 NAME = "geproxy-scoreboard"
 
@@ -76,9 +76,7 @@ class Scoreboard:
     """All slots. The master makes it before the first fork; workers inherit it."""
 
     def __init__(self) -> None:
-        self.descriptor = os.memfd_create(NAME, os.MFD_CLOEXEC)
-        os.ftruncate(self.descriptor, SLOTS * SLOT_BYTES)
-        memory = mmap.mmap(self.descriptor, SLOTS * SLOT_BYTES)
+        self.descriptor, memory = make_memory(NAME, SLOTS * SLOT_BYTES)
         words = memoryview(memory).cast("Q")
         self._slots = [Slot(words[i * WORDS : (i + 1) * WORDS], i) for i in range(SLOTS)]
 

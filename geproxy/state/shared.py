@@ -20,6 +20,24 @@ RING = 64  # digests in a bucket
 HEADER_BYTES = DIGEST_BYTES
 BUCKET_BYTES = HEADER_BYTES + RING * DIGEST_BYTES
 LOCK_TRIES = 1000  # each after a yield; whoever holds the lock holds it for microseconds
+# Memory that everybody maps and anybody may shorten is a way to kill: to touch a page that is gone
+# raises SIGBUS, in the master too.
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+def make_memory(name: str, size_bytes: int) -> tuple[int, mmap.mmap]:
+    """Make zeroed memory that children inherit, of a size that nobody can change.
+
+    Returns the descriptor of its file, which /proc shows as *name*, and the map. Raises OSError.
+    """
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, size_bytes)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+        return descriptor, mmap.mmap(descriptor, size_bytes)
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 class SharedMemory:
@@ -33,14 +51,7 @@ class SharedMemory:
     def __init__(self, name: str, keys: int) -> None:
         """Remember about the last *keys* keys; *name* is what /proc shows of the file."""
         self._buckets = max(keys // RING, 1)
-        size = self._buckets * BUCKET_BYTES
-        self._descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
-        os.ftruncate(self._descriptor, size)
-        try:
-            self._memory = mmap.mmap(self._descriptor, size)
-        except OSError:
-            os.close(self._descriptor)
-            raise
+        self._descriptor, self._memory = make_memory(name, self._buckets * BUCKET_BYTES)
         # Keyed, so that nobody can choose keys that all fall into one bucket; and copied for each
         # use, which is cheaper than to begin with the key again.
         self._keyed = blake2b(key=os.urandom(32), digest_size=DIGEST_BYTES)

@@ -12,7 +12,7 @@ import pytest
 
 from geproxy.seams import Store
 from geproxy.state.memory import ProcessMemory
-from geproxy.state.shared import BUCKET_BYTES, RING, SharedMemory
+from geproxy.state.shared import BUCKET_BYTES, RING, SharedMemory, make_memory
 
 # What one listener remembers
 KEYS = 1 << 20
@@ -30,6 +30,22 @@ EVERY_STORE = pytest.mark.parametrize(
 
 def numbered(number: int, kind: bytes = b"key") -> bytes:
     return kind + number.to_bytes(13, "big")
+
+
+@pytest.mark.parametrize("change", [0, 1 << 12, 1 << 24])
+def test_nobody_who_has_the_memory_can_change_its_size(change: int) -> None:
+    """A worker that could would kill the master, which maps it too, by SIGBUS."""
+    descriptor, memory = make_memory("test", 1 << 20)
+    try:
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, change)
+        with pytest.raises(PermissionError):
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+        memory[-1:] = b"x"
+        assert os.fstat(descriptor).st_size == 1 << 20
+    finally:
+        memory.close()
+        os.close(descriptor)
 
 
 # -- every memory --------------------------------------------------------------------------------
