@@ -39,7 +39,7 @@ class Channel(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the descriptor back. Nothing is written afterwards."""
+        """Give the descriptor back, be it with an OSError. Nothing is written afterwards."""
         ...
 
 
@@ -84,13 +84,20 @@ class Sink:
 
     def replace(self, channel: Channel) -> None:
         """Close the channel and go on with another."""
-        self._channel.close()
-        self._channel = channel
+        before, self._channel = self._channel, channel
+        self._close(before)
 
     def close(self) -> None:
         """Flush, then close the channel; what it did not take is gone."""
         self.flush()
-        self._channel.close()
+        self._close(self._channel)
+
+    def _close(self, channel: Channel) -> None:
+        """Give *channel* back. A file on NFS may say only now that a line was lost (close(2))."""
+        try:
+            channel.close()
+        except OSError as error:
+            self._warn(error)
 
     def _leave_to_parent(self) -> None:
         """Forget what waited at a fork: the parent still has it, and would say it again."""
@@ -171,8 +178,9 @@ class Descriptor:
         return os.write(self._descriptor, data)
 
     def close(self) -> None:
-        os.close(self._descriptor)
-        self._descriptor = -1  # the number may soon be a client's socket
+        # The number may soon be a client's socket; Linux gives it back whatever close() says.
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
 
 class BlockingDescriptor(Descriptor):
@@ -273,5 +281,9 @@ def open_append(path: str) -> int:
         descriptor = os.open(path, _FILE_FLAGS | os.O_CREAT | os.O_EXCL, _FILE_MODE)
     except FileExistsError:
         return os.open(path, _FILE_FLAGS)
-    os.fchmod(descriptor, _FILE_MODE)  # whatever the umask was
+    try:
+        os.fchmod(descriptor, _FILE_MODE)  # whatever the umask was
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor

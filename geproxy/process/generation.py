@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from geproxy.config.settings import Settings
@@ -61,7 +61,8 @@ class Generation:
     def bequeath(self, heirs: Generation) -> None:
         """Have every worker leave the clients of its UDP sockets to whoever reads them next.
 
-        Before these are told to drain, and *heirs* to serve.
+        Before these are told to drain, and *heirs* to serve. Clients for whom that fails get new
+        ports there.
         """
         for child in self.children:
             for heir in heirs.children:
@@ -69,7 +70,18 @@ class Generation:
                     heirs.shares.get(heir.number, ())
                 )
                 if both and not child.draining:
-                    link(child, heir, both)
+                    self._link(child, heir, both)
+
+    def _link(
+        self, child: Child, heir: Child, slots: Collection[int], *, whole: bool = False
+    ) -> bool:
+        """Connect two workers for *slots*, with their sockets where *whole*; False: not now."""
+        try:
+            link(child, heir, slots, self.lent.at(slots) if whole else ())
+        except OSError as error:
+            self.log.warning("handover.fail", reason=error.strerror)
+            return False
+        return True
 
     def _let_go(self, child: Child) -> None:
         """Have *child*, which is one too many, leave its UDP sockets to the first and finish.
@@ -81,9 +93,10 @@ class Generation:
             heir = next((one for one in self.serving() if one.number == 1 and one.ready), None)
             if heir is None or not child.ready:
                 return
+            if not self._link(child, heir, share, whole=True):
+                return
             del self.shares[child.number]
             self.shares.setdefault(1, []).extend(share)
-            link(child, heir, share, self.lent.at(share))
         drain(child, self.settings.server.drain_seconds)
 
     def tell(self, verb: Verb, argument: str = "") -> None:

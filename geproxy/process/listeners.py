@@ -111,7 +111,7 @@ class ListeningSockets:
         try:
             for listen in listeners:
                 self._open_one(listen, slots, opened)
-        except StartError:
+        except BaseException:
             self._close(opened)
             raise
         streams: dict[str, list[socket.socket]] = {}

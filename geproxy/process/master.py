@@ -12,6 +12,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 from geproxy import VERSION
 from geproxy.config.settings import WORKERS_MAX, Settings
@@ -26,6 +27,7 @@ from geproxy.process.wakeup import Wakeup
 
 TURN_SECONDS = 1.0  # the longest the loop sleeps
 BUSY_TURN_SECONDS = 0.1  # while something is due soon
+FAULT_SECONDS = 1.0  # between two lines about the same fault: a lasting one returns every turn
 
 
 class Master:
@@ -48,6 +50,7 @@ class Master:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # not in this version, no reason to die
         self._served = False
         self._reload_again = False
+        self._faults: dict[str, float] = {}  # when each was last told, by what it was
         self._stop_by: float | None = None  # when what still runs is killed; None: not stopping
 
     def run(self, settings: Settings, log: Log) -> int:
@@ -56,7 +59,7 @@ class Master:
         self._settings = settings
         self._workers = Succession(self._worker_main, self._forget, self._decided, log)
         self._about.tell(pid=os.getpid(), version=VERSION, started=time.time())
-        self._about.tell(reloads_begun=0, reloads_ended=0, reopens=0, problems=[])
+        self._about.tell(reloads_begun=0, reloads_ended=0, reopens=0, faults=0, problems=[])
         warn(settings, log)
         try:
             self._workers.propose(settings, log)
@@ -69,20 +72,46 @@ class Master:
         return 0
 
     def _turn(self) -> None:
-        self._wait()
+        if not self._attempt("wait", self._wait):
+            time.sleep(BUSY_TURN_SECONDS)  # or the loop would spin for as long as that lasts
+        self._attempt("signals", self._obey)
+        now = time.monotonic()
+        self._attempt("listen", self._workers.listen)
+        self._attempt("advance", partial(self._workers.advance, now))
+        if self._reload_again and self._workers.candidate is None:
+            self._reload_again = False
+            self._attempt("reload", self.reload)
+        if self._stop_by is not None and now > self._stop_by:
+            self._attempt("kill", self._workers.kill)
+        self._workers.log.flush()
+
+    def _obey(self) -> None:
         for number in self._wakeup.take():
             action = ACTIONS.get(number)
             if action is not None:
-                action(self)
+                self._attempt(number.name, partial(action, self))
+
+    def _attempt(self, what: str, action: Callable[[], None]) -> bool:
+        """Do *action*; False where it failed.
+
+        An error ends a start, but once we serve it ends nothing: it is told and counted, and the
+        next turn goes on with what there is. Raises what a start meets.
+        """
+        try:
+            action()
+        except Exception as error:
+            if not self._served:
+                raise
+            self._tell_fault(what, error)
+            return False
+        return True
+
+    def _tell_fault(self, what: str, error: Exception) -> None:
+        self._about.count("faults")
         now = time.monotonic()
-        self._workers.listen()
-        self._workers.advance(now)
-        if self._reload_again and self._workers.candidate is None:
-            self._reload_again = False
-            self.reload()
-        if self._stop_by is not None and now > self._stop_by:
-            self._workers.kill()
-        self._workers.log.flush()
+        if now - self._faults.get(what, -FAULT_SECONDS) >= FAULT_SECONDS:
+            self._faults[what] = now
+            self._workers.log.error("master.fault", action=what, reason=repr(error))
 
     def _wait(self) -> None:
         poll = select.poll()
@@ -140,9 +169,10 @@ class Master:
                 log.error("reload.fail", key=problem.key or None, reason=problem.text)
             self._end_reload([str(problem) for problem in error.problems])
             notify_ready()
-        except StartError as error:
-            log.error("reload.fail", reason=str(error))
-            self._end_reload([str(error)])
+        except Exception as error:
+            reason = str(error) if isinstance(error, StartError) else repr(error)
+            log.error("reload.fail", reason=reason)
+            self._end_reload([reason])
             notify_ready()
 
     def _propose(self, settings: Settings) -> None:
@@ -155,7 +185,7 @@ class Master:
         log = self._open_log(settings)
         try:
             self._workers.propose(settings, log)
-        except StartError:
+        except BaseException:
             log.close()
             raise
 

@@ -113,6 +113,7 @@ class Daemon:
             "version": facts.get("version"),
             "config": facts.get("config"),
             "uptime_seconds": round(uptime, 1),
+            "faults": facts.get("faults", 0),
             "listeners": facts.get("listeners", {}),
             "workers": [
                 {
@@ -138,6 +139,8 @@ def status_text(status: dict[str, object], *, as_json: bool) -> str:
         return json.dumps(status)
     who = f"geproxy {status['version']} is running: pid {status['pid']}, {status['config']}"
     lines = [f"{who}, up {status['uptime_seconds']} s"]
+    if status.get("faults"):
+        lines.append(f"faults {status['faults']}: see master.fault in the log")
     listeners, workers = status["listeners"], status["workers"]
     assert isinstance(listeners, dict)
     assert isinstance(workers, list)

@@ -58,7 +58,10 @@ class Succession:
     # -- births ------------------------------------------------------------------------------
 
     def propose(self, settings: Settings, log: Log) -> None:
-        """Open what *settings* listen on, and bear a candidate's workers. Raises StartError."""
+        """Open what *settings* listen on, and bear a candidate's workers.
+
+        Raises StartError; whatever is raised, what stood before stands.
+        """
         settings = fitted(settings, log)
         wanted = settings.server.worker_count
         lent = self._sockets.open(settings.listen, wanted)
@@ -67,9 +70,11 @@ class Succession:
         try:
             self._salts.open(settings.listen)
             candidate.start()
-        except OSError as error:
+        except BaseException as error:
             self._dismiss()
-            raise StartError(f"cannot start a worker: {error.strerror}") from error
+            if isinstance(error, OSError):
+                raise StartError(f"cannot start a worker: {error.strerror}") from error
+            raise
 
     def _bear(self, generation: Generation, number: int) -> Child:
         slot = self._scoreboard.take()

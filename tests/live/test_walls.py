@@ -22,7 +22,9 @@ def test_a_worker_cannot_shorten_what_the_master_maps(tmp_path: Path) -> None:
             for number, what in descriptors(worker).items()
             if what.startswith("/memfd:geproxy-")
         }
-        assert len(set(memories.values())) == 3, "the scoreboard, and the salts of streams and of datagrams"
+        assert len(set(memories.values())) == 3, (
+            "the scoreboard, and the salts of streams and of datagrams"
+        )
         for number in memories:
             with pytest.raises(PermissionError):
                 os.truncate(f"/proc/{worker}/fd/{number}", 0)
