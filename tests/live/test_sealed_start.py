@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.live.test_reload import reload_wholly
 from tests.support.proxy import (
+    PROGRAM,
     SEALED_PASSWORD,
     Address,
     Proxy,
@@ -44,6 +46,25 @@ def command_lines() -> Iterator[bytes]:
 def check_nobody_sees(secret: str, proxy: Proxy) -> None:
     assert not any(secret.encode() in line for line in command_lines())
     assert secret not in proxy.log
+
+
+def test_the_password_is_overwritten_before_anything_slow_is_loaded(tmp_path: Path) -> None:
+    """Time cannot be compared here; what is loaded by then can."""
+    with subprocess.Popen(
+        [str(PROGRAM), "--listen", URL], cwd=tmp_path, stderr=subprocess.DEVNULL
+    ) as process:
+        proc = Path(f"/proc/{process.pid}")
+        try:
+            loaded = {"gevent": False, "cryptography": False}
+            # Between two programs (exec) there are no arguments for a moment.
+            while not (proc / "cmdline").read_bytes().startswith(b"geproxy"):
+                maps = (proc / "maps").read_text()
+                # Asked between two looks at the arguments: both were so at one moment.
+                if PASSWORD.encode() in (proc / "cmdline").read_bytes():
+                    loaded = {name: seen or name in maps for name, seen in loaded.items()}
+            assert loaded == {"gevent": False, "cryptography": False}
+        finally:
+            process.terminate()
 
 
 def check_serves(listener: Address, key: Key) -> None:
