@@ -15,7 +15,7 @@ from gevent.event import Event
 
 from geproxy.errors import DialError
 from geproxy.net.deadline import Deadline
-from geproxy.net.sockopt import is_loopback, unpace_loopback
+from geproxy.net.sockopt import is_loopback, keep_urgent_in_line, unpace_loopback
 from geproxy.net.stream import SocketStream
 from geproxy.net.watchers import WRITE
 from geproxy.terms import Address, Endpoint, Outcome
@@ -137,6 +137,7 @@ class _Race:
             self._event.set()
             return None
         sockaddr = endpoint.sockaddr
+        keep_urgent_in_line(sock)
         unpace_loopback(sock, sockaddr[0])
         # TCP_NODELAY comes before a second send, keepalive once it is silent: most need neither.
         number = sock.connect_ex(sockaddr)

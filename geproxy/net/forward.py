@@ -61,10 +61,14 @@ def move(
     Holds one buffer, or one pipe, while it waits for *sink*, and none once it returns. Closes
     neither stream. Raises ResetError.
     """
+    woken = True
     while True:
-        waiting = _splice(source, sink, flow, pool) if flow.bulk_reads >= BULK_READS else None
+        waiting = None
+        if flow.bulk_reads >= BULK_READS:
+            waiting = _splice(source, sink, flow, pool, woken=woken)
         if waiting is None:
             waiting = _copy(source, sink, flow, pool)
+        woken = False
         if flow.ended and not (back is not None and back.ended):
             _half_close(sink, flow)
         if waiting or flow.ended:
@@ -116,21 +120,29 @@ def _borrow(sink: Stream, flow: Flow, pool: BufferPool) -> memoryview:
     return pool.take()
 
 
-def _splice(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool | None:
-    """Move what is there through a pipe, as _copy() does; None where that cannot be done."""
+def _splice(
+    source: Stream, sink: Stream, flow: Flow, pool: BufferPool, *, woken: bool
+) -> bool | None:
+    """Move what is there through a pipe, as _copy() does; None where _copy() has to.
+
+    A pipe takes no urgent byte, and what fill() says in front of one is false. So _copy() confirms
+    every end, and every "nothing there" that contradicts the loop which has just *woken* us. Bulk
+    pays nothing for it: a wake-up brings bytes, and the last look of a turn is believed. Should
+    that one miss bytes, the loop wakes us again at once.
+    """
     if not (isinstance(source, SocketStream) and isinstance(sink, SocketStream)):
         return None  # bytes that are to be sealed have to be seen
     pipe = pool.pipes.take()
     if pipe is None:
         return None
     try:
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             count = source.fill(pipe)
             if count is None:
-                return True
+                return None if woken and not number else True
             if count == 0:
-                flow.ended = True
-                return False
+                flow.bulk_reads = 0  # nearly always it is the end: that takes no large buffer
+                return None
             try:
                 while pipe.held_bytes:  # piece by piece: a slow reader of them is not silent
                     poured = sink.pour(pipe)  # not in one with +=, which reads before the wait

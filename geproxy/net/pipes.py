@@ -42,7 +42,10 @@ class Pipe:
             raise
 
     def fill(self, source: int) -> int:
-        """Move what socket *source* has into the pipe; 0 is its end. Raises OSError."""
+        """Move what socket *source* has into the pipe; 0 is its end, or an urgent byte.
+
+        Raises OSError.
+        """
         self.held_bytes = os.splice(source, self.writer, self.size_bytes, flags=SPLICE_FLAGS)
         return self.held_bytes
 

@@ -54,11 +54,21 @@ def prepare_listening(sock: SocketType) -> None:
     """Set what accepted connections inherit. Dialed ones get each of it when they need it."""
     no_delay(sock)
     keep_alive(sock)
+    keep_urgent_in_line(sock)
 
 
 def no_delay(sock: SocketType) -> None:
     """Send at once whatever is to be sent: a relay adds no delay of its own."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def keep_urgent_in_line(sock: SocketType) -> None:
+    """Have recv() give an urgent byte (MSG_OOB) where it stands in the stream (RFC 6093 §5).
+
+    Without this it drops the byte. Set later, it may be too late: a second urgent byte makes the
+    kernel drop the first.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
 def keep_alive(sock: SocketType) -> None:

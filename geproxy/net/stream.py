@@ -108,17 +108,20 @@ class SocketStream(MessageReader):
         return count or len(self._end())
 
     def fill(self, pipe: Pipe) -> int | None:
-        """Like recv_into, into *pipe*, without a copy; the leftover must have been read before."""
+        """Like recv_into, into *pipe*, without a copy; the leftover must have been read before.
+
+        In front of an urgent byte both 0 and None are false: Linux splices none, and calls it
+        nothing, or the end once FIN has come (tcp_splice_read). recv_into() tells the truth.
+        """
         assert not self._leftover, "bulk reads have taken it"
         try:
             if not self._splices:
                 self._begin_to_splice()
-            count = pipe.fill(self._socket.fileno())
+            return pipe.fill(self._socket.fileno())
         except BlockingIOError:
             return None
         except OSError as error:
             raise self._break(error) from error
-        return count or len(self._end())
 
     def pour(self, pipe: Pipe) -> int:
         """Return once the kernel has taken some of what *pipe* holds, and how much that was."""

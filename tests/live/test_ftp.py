@@ -6,15 +6,17 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
-from tests.support.ftp import FtpServer, ftp_server, run_socksified
+from tests.support.ftp import PORT, FtpServer, ftp_server, run_socksified
 from tests.support.hosts import PROXY, PUBLIC, OtherHost, two_hosts
 from tests.support.peers import find
 from tests.support.proxy import Proxy, configuration, running, wait_until
 from tests.support.targets import pattern, pattern_digest
+from tests.support.urgent import send_with_urgent
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +90,17 @@ def test_curl_fetches(world: World, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert digest(tmp_path / "got") == pattern_digest(BIG_BYTES)
     check_callbacks(world, since, 1)
+
+
+def test_a_server_that_is_told_by_an_urgent_byte_to_abort_hears_all_of_it(world: World) -> None:
+    """RFC 959 §4.1.3: IP, then Synch, whose DM is urgent, then ABOR (RFC 854)."""
+    with world.host.dial(PROXY, world.proxy.address) as tunnel:
+        tunnel.log_in()
+        tunnel.ask(ip_address(PUBLIC), PORT)
+        tunnel.send(b"USER anonymous\r\n")
+        send_with_urgent(tunnel.socket, b"\xff\xf4\xff\xf2ABOR\r\nQUIT\r\n", [3])
+        replies = [line[:3] for line in tunnel.receive_all().splitlines()]
+    assert replies == [b"220", b"230", b"225", b"221"]
 
 
 def digest(path: Path) -> str:
