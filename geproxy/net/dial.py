@@ -16,9 +16,10 @@ from gevent.event import Event
 from geproxy.errors import DialError
 from geproxy.net.deadline import Deadline
 from geproxy.net.sockopt import is_loopback, keep_urgent_in_line, unpace_loopback
+from geproxy.net.source import address_towards
 from geproxy.net.stream import SocketStream
 from geproxy.net.watchers import WRITE
-from geproxy.terms import Address, Endpoint, Outcome
+from geproxy.terms import Address, Endpoint, Outcome, unmapped
 
 if TYPE_CHECKING:
     from gevent._types import _IoWatcher as Watcher
@@ -40,15 +41,15 @@ ERRNO_OUTCOMES = {
     errno.ENETUNREACH: _UNREACHABLE_NETWORK,
     errno.ENETDOWN: _UNREACHABLE_NETWORK,
     errno.EAFNOSUPPORT: _UNREACHABLE_NETWORK,  # a kernel without IPv6
-    errno.EADDRNOTAVAIL: _UNREACHABLE_NETWORK,  # no address of ours to dial it from
+    errno.EADDRNOTAVAIL: _UNREACHABLE_NETWORK,  # no address of ours; of TCP see connect_error()
     errno.EINVAL: _UNREACHABLE_NETWORK,  # 240.0.0.0/4, or link-local without a scope
     errno.ECONNRESET: ("reset", Outcome.FAILED),
     errno.EMFILE: _EXHAUSTED,
     errno.ENFILE: _EXHAUSTED,
     errno.ENOBUFS: _EXHAUSTED,
     errno.ENOMEM: _EXHAUSTED,
-    errno.EAGAIN: _EXHAUSTED,  # connect(2): no free local port
-    errno.EADDRINUSE: _EXHAUSTED,  # bind(2): no free port of udp_ports
+    errno.EAGAIN: _EXHAUSTED,  # connect(2) of UDP: no free local port
+    errno.EADDRINUSE: _EXHAUSTED,  # bind(2): no free port, of udp_ports or at all
 }
 
 # When every address failed, the client hears the failure that tells most about the target.
@@ -59,6 +60,34 @@ def dial_error(number: int, endpoint: Endpoint) -> DialError:
     """Turn an errno into the error for it: the one table from errno to Outcome."""
     code, outcome = ERRNO_OUTCOMES.get(number, ("internal", Outcome.FAILED))
     return DialError(f"{endpoint}: {os.strerror(number)}", code, outcome)
+
+
+def connect_error(number: int, endpoint: Endpoint) -> DialError:
+    """Turn an errno of connect() over TCP into the error for it.
+
+    EADDRNOTAVAIL says either that this host has no address to dial *endpoint* from (IPv6 that was
+    switched off), or that every local port towards it is taken. UDP, whose ports are others, knows
+    which. Where UDP has no free port either, the answer is that ports are taken.
+    """
+    if number != errno.EADDRNOTAVAIL:
+        return dial_error(number, endpoint)
+    try:
+        address_towards(endpoint.address)
+    except OSError as error:
+        return dial_error(error.errno or 0, endpoint)
+    return DialError(f"{endpoint}: every local port is taken", *_EXHAUSTED)
+
+
+def meets_itself(bound: Endpoint, target: Endpoint) -> bool:
+    """True where a socket that is bound to *bound* and connected to *target* is its own peer.
+
+    The kernel may give a socket the very port that it connects to, if nobody listens there. TCP
+    then opens from both sides at once (RFC 9293 §3.5), and UDP hears what it sends.
+    """
+    if bound.port != target.port:
+        return False
+    host = unmapped(target.address)
+    return host == bound.host or host.is_unspecified  # the kernel goes from loopback to itself
 
 
 def interleave(addresses: Sequence[Address]) -> list[Address]:
@@ -98,7 +127,8 @@ def dial(endpoints: Sequence[Endpoint], target: Endpoint, seconds: float) -> Soc
     finally:
         race.close()
     if stream is None:
-        raise min(race.failures, key=lambda failure: _TELLING.index(failure.code))
+        errors = [connect_error(number, endpoint) for number, endpoint in race.failures]
+        raise min(errors, key=lambda error: _TELLING.index(error.code))
     return stream
 
 
@@ -120,7 +150,7 @@ class _Race:
 
     def __init__(self) -> None:
         self.attempts: list[_Attempt] = []
-        self.failures: list[DialError] = []
+        self.failures: list[tuple[int, Endpoint]] = []  # errno, and who it was
         self._answered: list[_Attempt] = []
         self._event = Event()
 
@@ -133,8 +163,7 @@ class _Race:
         try:
             sock = SocketType(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
-            self.failures.append(dial_error(error.errno or 0, endpoint))
-            self._event.set()
+            self._fail(error.errno or 0, endpoint)
             return None
         sockaddr = endpoint.sockaddr
         keep_urgent_in_line(sock)
@@ -144,26 +173,34 @@ class _Race:
         if number == errno.EINPROGRESS and is_loopback(sockaddr[0]):
             # To a target on this host it stands by now, and need not be waited for.
             number = sock.connect_ex(sockaddr)
-        if not number:
-            return SocketStream(sock, endpoint, nodelay=False)
-        attempt = _Attempt(endpoint, sock, get_hub().loop.io(sock.fileno(), WRITE))
-        self.attempts.append(attempt)
         if number in (errno.EINPROGRESS, errno.EALREADY):
+            attempt = _Attempt(endpoint, sock, get_hub().loop.io(sock.fileno(), WRITE))
+            self.attempts.append(attempt)
             attempt.watcher.start(self._answer, attempt)
-        else:
-            self._fail(attempt, number)
-            self._event.set()
-        return None
+            return None
+        return self._finish(sock, endpoint, number)
 
     def _answer(self, attempt: _Attempt) -> None:
         attempt.watcher.stop()
         self._answered.append(attempt)
         self._event.set()
 
-    def _fail(self, attempt: _Attempt, number: int) -> None:
-        self.failures.append(dial_error(number, attempt.endpoint))
-        self._leave(attempt)
-        attempt.socket.close()
+    def _finish(self, sock: SocketType, endpoint: Endpoint, number: int) -> SocketStream | None:
+        """Make a stream of *sock* if it is connected, to somebody else than itself."""
+        if number:
+            sock.close()
+            self._fail(number, endpoint)
+            return None
+        stream = SocketStream(sock, endpoint, nodelay=False)
+        if meets_itself(stream.bound, endpoint):  # a session asks for bound anyway, and it is kept
+            stream.abort()  # FIN would keep the port from its owner for a minute (TIME-WAIT)
+            self._fail(errno.ECONNREFUSED, endpoint)
+            return None
+        return stream
+
+    def _fail(self, number: int, endpoint: Endpoint) -> None:
+        self.failures.append((number, endpoint))
+        self._event.set()
 
     def _leave(self, attempt: _Attempt) -> None:
         self.attempts.remove(attempt)
@@ -172,16 +209,14 @@ class _Race:
     def wait(self, seconds: float | None) -> SocketStream | None:
         """Wait for an answer: a connection, or None after a failure or *seconds*."""
         self._event.wait(seconds)
-        self._event.clear()
-        while self._answered:
+        stream = None
+        while self._answered and stream is None:
             attempt = self._answered.pop()
-            number = attempt.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if number:
-                self._fail(attempt, number)
-                continue
             self._leave(attempt)
-            return SocketStream(attempt.socket, attempt.endpoint, nodelay=False)
-        return None
+            number = attempt.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            stream = self._finish(attempt.socket, attempt.endpoint, number)
+        self._event.clear()
+        return stream
 
     def close(self) -> None:
         """End the attempts that lost."""

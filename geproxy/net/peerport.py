@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gevent import get_hub, sleep
 
+from geproxy.net import source
 from geproxy.net.dial import dial_error
 from geproxy.net.ports import bind_in
 from geproxy.net.sockopt import prepare_listening, unpace_loopback
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 BACKLOG = 128  # strangers may fill it; each is closed as fast as we can, and the peer tries again
 TURN = 32  # strangers in a row; then others have their turn
 PAUSE_SECONDS = 0.1  # out of descriptors: as where clients are accepted
-DISCARD_PORT = 9  # RFC 863; nothing is sent there
 
 
 class PeerPort:
@@ -84,13 +84,7 @@ class PeerPort:
 
 def address_towards(peer: Address) -> Address:
     """Return the address of ours from which the kernel would reach *peer*. Raises DialError."""
-    family = socket.AF_INET6 if peer.version == 6 else socket.AF_INET
-    endpoint = Endpoint(peer, DISCARD_PORT)
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.connect(endpoint.sockaddr)
-            host = Endpoint.from_sockaddr(sock.getsockname()).host
+        return source.address_towards(peer)
     except OSError as error:
-        raise dial_error(error.errno or 0, endpoint) from error
-    assert not isinstance(host, str), "a socket is bound to an address"
-    return host
+        raise dial_error(error.errno or 0, Endpoint(peer, source.DISCARD_PORT)) from error

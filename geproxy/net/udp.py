@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from geproxy.errors import ProtocolError
 from geproxy.net.datagram import DatagramSocket
-from geproxy.net.dial import dial_error
+from geproxy.net.dial import dial_error, meets_itself
 from geproxy.net.ports import bind_in
 from geproxy.net.sockopt import prepare_datagrams
 from geproxy.terms import Address, Endpoint
@@ -74,17 +74,28 @@ def open_outwards() -> DatagramSocket:
 
 
 def open_towards(peer: Endpoint) -> DatagramSocket:
-    """Bind a port that nobody but *peer*, an address, can reach. Raises DialError."""
+    """Bind a port that nobody but *peer*, an address, can reach. Raises DialError.
+
+    It is never the peer's own, which is free while a peer on this host does not run.
+    """
     try:
-        sock = _make(socket.AF_INET6 if isinstance(peer.host, IPv6Address) else socket.AF_INET)
-        try:
-            sock.connect(peer.sockaddr)
-        except OSError:
-            sock.close()
-            raise
+        sock = _make_towards(peer)
+        if meets_itself(Endpoint.from_sockaddr(sock.getsockname()), peer):
+            with sock:  # it holds that port until there is another
+                sock = _make_towards(peer)
     except OSError as error:
         raise dial_error(error.errno or 0, peer) from error
     return DatagramSocket(sock)
+
+
+def _make_towards(peer: Endpoint) -> socket.socket:
+    sock = _make(socket.AF_INET6 if isinstance(peer.host, IPv6Address) else socket.AF_INET)
+    try:
+        sock.connect(peer.sockaddr)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _make(family: int) -> socket.socket:

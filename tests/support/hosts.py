@@ -88,6 +88,15 @@ class OtherHost:
         )
         assert done.returncode == 0, done.stderr
 
+    def set(self, name: str, value: str) -> None:
+        """Write *value* into a file below /proc/sys/net, which is this host's own."""
+        command = [*self.enter, find("tee"), f"/proc/sys/net/{name}"]
+        subprocess.run(command, input=value.encode(), stdout=subprocess.DEVNULL, check=True)
+
+    def give_ports(self, first: int, last: int) -> None:
+        """Set the ports that the kernel of this host chooses from, TCP and UDP, both families."""
+        self.set("ipv4/ip_local_port_range", f"{first} {last}")
+
     def make_socket(self, family: int, kind: int) -> socket.socket:
         """A socket of this host."""
         self._orders.send(struct.pack("ii", family, kind))
