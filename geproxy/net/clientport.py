@@ -28,9 +28,11 @@ class ClientPort:
         self._place: Sockaddr | None = None
         self.bound = Endpoint(address, self._socket.bound.port)
         # Behind NAT a client announces an address, and so a port, that we never see.
-        if announced.port and announced.host in (client, *_UNKNOWN):
+        place = Endpoint(client, announced.port)
+        # Our own port is no client's, and what it heard of itself would be sent to targets again.
+        if announced.port and announced.host in (client, *_UNKNOWN) and place != self.bound:
             try:
-                self._lock(Endpoint(client, announced.port).sockaddr)
+                self._lock(place.sockaddr)
             except DropError:
                 pass  # a link-local address without its interface: the first that speaks, then
 

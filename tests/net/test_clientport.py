@@ -34,10 +34,12 @@ def hard_deadline_and_nothing_left_open() -> Iterator[None]:
 
 
 @contextmanager
-def port_for(client: str, announced: Endpoint = UNKNOWN) -> Iterator[ClientPort]:
+def port_for(
+    client: str, announced: Endpoint = UNKNOWN, ports: range | None = None
+) -> Iterator[ClientPort]:
     """A port at the loopback address of *client*'s family."""
     address = ip_address("::1" if ":" in client else "127.0.0.1")
-    port = ClientPort(address, None, ip_address(client), announced)
+    port = ClientPort(address, ports, ip_address(client), announced)
     try:
         yield port
     finally:
@@ -146,6 +148,21 @@ def test_what_cannot_be_the_clients_port_binds_nobody(announced: Endpoint) -> No
         client.send(b"first", port.bound)
         assert taken(port) == [b"first"]
         check_is_locked_to(port, client)
+
+
+@pytest.mark.parametrize(("host", "announced"), ANNOUNCED)
+def test_a_client_that_announces_the_port_it_is_given_does_not_have_it_hear_itself(
+    host: str, announced: str
+) -> None:
+    """To guess it is easy where udp_ports are few."""
+    with udp_peer(host) as gone:
+        number = gone.endpoint.port
+    there = Endpoint(ip_address(announced), number)
+    ports = range(number, number + 1)
+    with port_for(host, there, ports) as port, udp_peer(host) as client, udp_peer(host) as second:
+        client.send(b"first", port.bound)
+        assert taken(port) == [b"first"]
+        check_is_locked_to(port, client, second)
 
 
 # -- what it sends, and what becomes of it -------------------------------------------------------
