@@ -57,9 +57,10 @@ def open_towards_clients(address: Address, ports: range | None) -> DatagramSocke
 
 
 def open_outwards() -> DatagramSocket:
-    """Open a port for targets of either family, as one socket where there is IPv6 at all.
+    """Bind a port for targets of either family, as one socket where there is IPv6 at all.
 
-    The first send binds it, as with any client's. Raises DialError.
+    It is bound before the first send, so that it is known: a target on this host that has the same
+    port is nobody but ourselves. Raises DialError.
     """
     try:
         try:
@@ -68,6 +69,11 @@ def open_outwards() -> DatagramSocket:
             if error.errno != errno.EAFNOSUPPORT:
                 raise
             sock = _make(socket.AF_INET)
+        try:
+            sock.bind(("", 0))
+        except OSError:
+            sock.close()
+            raise
     except OSError as error:
         raise dial_error(error.errno or 0, _ANYWHERE) from error
     return DatagramSocket(sock)

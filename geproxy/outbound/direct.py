@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
-from geproxy.errors import DropError
+from geproxy.errors import DialError, DropError
 from geproxy.net.datagram import DatagramSocket, Sockaddr
+from geproxy.net.dial import dial_error
 from geproxy.net.dialer import Dialer
 from geproxy.net.peerport import PeerPort, address_towards
+from geproxy.net.route import OwnAddresses
 from geproxy.net.stream import SocketStream
 from geproxy.net.udp import adopted, open_outwards
 from geproxy.seams import Permit, Place, Request
-from geproxy.terms import Address, Endpoint, Filtering, Offer
+from geproxy.terms import Address, Endpoint, Filtering, Offer, Outcome, unmapped
 from geproxy.wire.address import encode_address
 
 # Chosen here
@@ -67,10 +70,11 @@ class DirectOutbound:
 class DirectDatagrams:
     """One port, from which all targets are reached and at which all of them answer."""
 
-    __slots__ = ("_dialer", "_heads", "_key", "_reached", "_socket")
+    __slots__ = ("_dialer", "_heads", "_key", "_port", "_reached", "_socket")
 
     def __init__(self, sock: DatagramSocket, dialer: Dialer, filtering: Filtering) -> None:
         self._socket = sock
+        self._port = sock.bound.port
         self._dialer = dialer
         self._key = _KEYS[filtering]
         self._heads: dict[Sockaddr, bytes] = {}  # of those that may answer
@@ -79,7 +83,12 @@ class DirectDatagrams:
 
     def find(self, target: Endpoint, permit: Permit, client: Address) -> Place:
         """See seams.Datagrams: the first address of *target* that may be sent to."""
-        return self._socket.place(self._dialer.permitted(target, permit, client)[0])
+        endpoint = self._dialer.permitted(target, permit, client)[0]
+        if endpoint.port == self._port and _is_ours(endpoint.address):
+            # The kernel gave us the port of a target that does not run: we would hear ourselves.
+            text = f"{endpoint}: nobody is there"
+            raise DialError(text, "unreachable", Outcome.HOST_UNREACHABLE)
+        return self._socket.place(endpoint)
 
     def send(self, head: bytes, data: bytes, place: Place) -> None:
         """See seams.Datagrams."""
@@ -145,6 +154,19 @@ class DirectDatagrams:
     def close(self) -> None:
         """Give the port back."""
         self._socket.close()
+
+
+def _is_ours(address: Address) -> bool:
+    """Ask the kernel, by a socket of its own: hardly any association ever has to.
+
+    Raises DialError where none is to be had.
+    """
+    address = unmapped(address)
+    try:
+        with closing(OwnAddresses()) as own:
+            return address.is_unspecified or address in own
+    except OSError as error:
+        raise dial_error(error.errno or 0, Endpoint(address, 0)) from error
 
 
 _KEYS = {

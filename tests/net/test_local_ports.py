@@ -12,10 +12,13 @@ from geproxy.errors import DialError
 from geproxy.net.datagram import DatagramSocket
 from geproxy.net.deadline import Deadline
 from geproxy.net.dial import dial, meets_itself
+from geproxy.net.dialer import Dialer
 from geproxy.net.peerport import PeerPort, address_towards
+from geproxy.net.resolver import Resolver
 from geproxy.net.stream import SocketStream
-from geproxy.net.udp import open_towards, open_towards_clients
-from geproxy.terms import Endpoint, Outcome
+from geproxy.net.udp import open_outwards, open_towards, open_towards_clients
+from geproxy.outbound.direct import DirectOutbound
+from geproxy.terms import Endpoint, Filtering, Outcome
 from tests.support.conformance import HARD_SECONDS, settle
 from tests.support.hosts import CLIENT, CLIENT_6, OtherHost, other_host, two_hosts
 
@@ -27,6 +30,8 @@ SELF, SELF_6 = "192.0.2.7", "2001:db8::7"  # RFC 5737, RFC 3849
 OWN = ["127.0.0.1", SELF, "0.0.0.0", "::1", SELF_6, "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0"]
 LOOPBACK = ["127.0.0.1", "::1"]
 LIMIT = ("limit", Outcome.FAILED)
+ANYBODY = ip_address("192.0.2.1")
+DIALER = Dialer(Resolver(lambda name: (), 1.0, 0.0), 1.0)
 NO_NETWORK = ("unreachable", Outcome.NETWORK_UNREACHABLE)
 
 
@@ -278,3 +283,39 @@ def test_to_listen_at_an_address_that_has_left_is_no_limit(gone: str) -> None:
             with pytest.raises(DialError) as caught:
                 attempt()
             assert what(caught.value) == NO_NETWORK
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_an_association_does_not_hear_itself(host: OtherHost, own: str) -> None:
+    """Its port may be the one of a target on this host that does not run."""
+    with living_on(host):
+        way = DirectOutbound(DIALER).associate(ANYBODY, Filtering.NONE)
+        try:
+            with pytest.raises(DialError) as caught:
+                way.find(Endpoint(ip_address(own), PORT), lambda endpoint: None, ANYBODY)
+            assert caught.value.code == "unreachable"
+            other = Endpoint(ip_address(own), OTHER_PORT)
+            assert way.find(other, lambda endpoint: None, ANYBODY)
+        finally:
+            way.close()
+
+
+def test_a_port_of_another_host_with_the_same_number_is_another(host: OtherHost) -> None:
+    with living_on(host):
+        way = DirectOutbound(DIALER).associate(ANYBODY, Filtering.NONE)
+        try:
+            far = Endpoint(ip_address("203.0.113.1"), PORT)
+            assert way.find(far, lambda endpoint: None, ANYBODY)
+        finally:
+            way.close()
+
+
+def test_no_port_for_an_association_is_a_limit(host: OtherHost) -> None:
+    with living_on(host):
+        first = open_outwards()
+        try:
+            with pytest.raises(DialError) as caught:
+                open_outwards()
+            assert (caught.value.code, caught.value.outcome) == LIMIT
+        finally:
+            first.close()
