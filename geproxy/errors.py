@@ -105,6 +105,10 @@ class ResolveError(DialError):
         super().__init__(text, "resolve", Outcome.HOST_UNREACHABLE)
 
 
+class NoAnswerError(ResolveError):
+    """A name of which nothing is known: the name servers were silent, or failed themselves."""
+
+
 class DropError(GeproxyError):
     """A datagram that went nowhere; *code* says why, and the association goes on."""
 

@@ -17,8 +17,9 @@ from geproxy.inbound.tunnel import TunnelDatagrams, TunnelInbound
 from geproxy.net.buffers import BufferPool
 from geproxy.net.dialer import Dialer
 from geproxy.net.offload import Offload
-from geproxy.net.resolver import RES_OPTIONS, Resolver, literal, system_look_up
+from geproxy.net.resolver import Resolver, literal
 from geproxy.net.route import OwnAddresses
+from geproxy.net.systemlookup import RES_OPTIONS, SystemLookUp
 from geproxy.observe.log import Log
 from geproxy.outbound.direct import DirectOutbound
 from geproxy.outbound.shadowsocks import ShadowsocksOutbound
@@ -65,11 +66,9 @@ class Site:
         self.associations = Associations(limits.udp_idle_seconds)
         self._hashes: Offload[bool] = Offload("passwords to check", HASH_THREADS, HASHES_WAITING)
         os.environ["RES_OPTIONS"] = RES_OPTIONS
-        self._resolver = Resolver(
-            system_look_up(settings.resolver.family),
-            settings.resolver.timeout_seconds,
-            settings.resolver.cache_seconds,
-        )
+        names = settings.resolver
+        look_up = SystemLookUp(names.family, names.timeout_seconds)
+        self._resolver = Resolver(look_up, names.timeout_seconds, names.cache_seconds)
         dialer = Dialer(self._resolver, limits.connect_seconds)
         outbounds: list[Outbound] = [DirectOutbound(dialer)]
         outbounds += [OUTBOUNDS[via.url.scheme](via, dialer, self.pool) for via in settings.via]
@@ -110,7 +109,7 @@ class Site:
     def exercise(self) -> None:
         """Use once what is loaded lazily, while files can still be opened."""
         self._resolver.exercise()
-        self._hashes.exercise(lambda: dummy_hash().verify(b""))
+        self._hashes.call(lambda: dummy_hash().verify(b""))
         aead.exercise()
 
 

@@ -37,8 +37,9 @@ from geproxy.crypto.methods import (
 )
 from geproxy.crypto.password import hash_password
 from geproxy.inbound.socks4 import Socks4Request
-from geproxy.net import datagram, dial
+from geproxy.net import datagram, dial, namecache, resolver, systemlookup
 from geproxy.net.forward import HEAD_SECONDS
+from geproxy.net.turns import GREED
 from geproxy.observe.log import LEVELS, open_log
 from geproxy.observe.record import Record
 from geproxy.policy import ranges
@@ -514,6 +515,33 @@ def flat(text: str) -> str:
             id="what waits for names",
         ),
         pytest.param("Names", f"every {FORGET_SECONDS:g} seconds", id="names anew"),
+        pytest.param(
+            "[resolver]",
+            f"waited for {resolver.RESOLUTION_DELAY_SECONDS * 1000:g} ms more (RFC 8305)",
+            id="the other family",
+        ),
+        pytest.param(
+            "[resolver]",
+            f"after {resolver.STALE_AFTER_SECONDS:g} seconds of waiting already",
+            id="stale addresses",
+        ),
+        pytest.param(
+            "[resolver]",
+            f"looks up {systemlookup.THREADS // 2} names at once in both families, and no client "
+            f"alone can have more than {systemlookup.THREADS // 2 * GREED // (GREED + 1)} of "
+            f"them; {resolver.WAITING_LIMIT} more wait",
+            id="look-ups at once",
+        ),
+        pytest.param(
+            "[resolver]",
+            f"remembered for {namecache.FAILURE_SECONDS:g} seconds",
+            id="failures",
+        ),
+        pytest.param(
+            "[resolver]",
+            f"asked for again after {namecache.RECHECK_SECONDS:g} seconds",
+            id="failures made up for",
+        ),
         pytest.param(
             "Clients without a connection",
             f"room for {MAPPINGS} of them per listener and worker; beyond that, the one of the "

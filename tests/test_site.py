@@ -13,8 +13,8 @@ from geproxy.config.load import from_urls
 from geproxy.config.settings import Limits, Settings
 from geproxy.config.url import LISTEN_SCHEMES, PEER_SCHEMES, ListenUrl
 from geproxy.errors import AuthenticationError, DeniedError
-from geproxy.net.resolver import RES_OPTIONS
 from geproxy.net.stream import SocketStream
+from geproxy.net.systemlookup import RES_OPTIONS
 from geproxy.observe.line import Lines
 from geproxy.observe.log import Log
 from geproxy.observe.sink import Descriptor, Sink

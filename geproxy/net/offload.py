@@ -29,52 +29,40 @@ class Offload(Generic[T]):
         self._limit = threads + waiting_limit
         self._running: dict[Hashable, AsyncResult[_Answer[T]]] = {}
 
-    def run(
-        self, key: Hashable, function: Callable[[], T], done: Callable[[], None] | None = None
-    ) -> T:
+    def run(self, key: Hashable, function: Callable[[], T]) -> T:
         """Return what *function* returns, or raise what it raises.
 
-        *done* is called when this very call has ended, or was never needed.
-        Raises LimitError when too many calls wait already.
+        Raises LimitError when too many calls wait already, or the system has no thread for us.
         """
         result = self._running.get(key)
-        if result is not None or len(self._running) >= self._limit:
-            if done is not None:
-                done()
-            if result is None:
+        if result is None:
+            if len(self._running) >= self._limit:
                 raise LimitError(f"too many {self._what} at once")
-        else:
             result = self._running[key] = AsyncResult()
-            spawn_raw(self._execute, key, function, result, done)
+            spawn_raw(self._execute, key, function, result)
         answer = result.get()
         assert answer is not None, "None comes with a timeout alone"
-        if answer.error is not None:
-            raise answer.error
-        return answer.value
+        return answer.give()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Do as run(), with no other call shared and none counted: the caller sees to the limit."""
+        return self._apply(function).give()
 
     def _execute(
-        self,
-        key: Hashable,
-        function: Callable[[], T],
-        result: AsyncResult[_Answer[T]],
-        done: Callable[[], None] | None,
+        self, key: Hashable, function: Callable[[], T], result: AsyncResult[_Answer[T]]
     ) -> None:
-        try:
-            answer = self._pool.apply(_call, (function,))
-        except RuntimeError:  # the system has no thread for us
-            answer = _Answer()
-            answer.error = LimitError(f"no thread for {self._what}")
+        answer = self._apply(function)
         del self._running[key]
-        if done is not None:
-            done()
         # Not set_exception(): it imports what copies tracebacks, and no file may be there any more.
         result.set(answer)
 
-    def exercise(self, function: Callable[[], object]) -> None:
-        """Run *function* once on a thread, so that whatever it loads lazily is there."""
-        answer = self._pool.apply(_call, (function,))
-        if answer.error is not None:
-            raise answer.error
+    def _apply(self, function: Callable[[], T]) -> _Answer[T]:
+        try:
+            return self._pool.apply(_call, (function,))
+        except RuntimeError:  # the system has no thread for us
+            answer: _Answer[T] = _Answer()
+            answer.error = LimitError(f"no thread for {self._what}")
+            return answer
 
 
 class _Answer(Generic[T]):
@@ -83,6 +71,12 @@ class _Answer(Generic[T]):
     __slots__ = ("error", "value")
     value: T
     error: Exception | None
+
+    def give(self) -> T:
+        """Return the value, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 def _call(function: Callable[[], T]) -> _Answer[T]:

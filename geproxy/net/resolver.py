@@ -1,39 +1,36 @@
-"""Names to addresses, off the loop, with a cache, a deadline and fair shares."""
+"""Names to addresses: a cache, a deadline and fair turns in front of whatever looks names up."""
 
 from __future__ import annotations
 
 import re
 import socket
-import threading
 import time
-from collections.abc import Callable
 from ipaddress import IPv4Address
 
-from gevent.lock import Semaphore
+from gevent import get_hub
+from gevent.event import Event
+from gevent.hub import spawn_raw
 
-from geproxy.errors import DeadlineError, ResolveError
+from geproxy.errors import DeadlineError, GeproxyError, LimitError, NoAnswerError, ResolveError
 from geproxy.net.deadline import Deadline
-from geproxy.net.offload import Offload
+from geproxy.net.lookup import Found, LookUp, Question
+from geproxy.net.namecache import Entry, NameCache
+from geproxy.net.preference import Preference
+from geproxy.net.turns import Turns, share_of
 from geproxy.terms import Address, plain_address, unmapped
 
 # Fixed by the specification
 MAX_NAME_CHARS = 253  # RFC 1035 §3.1: 255 octets on the wire
+# RFC 8305 §3, Resolution Delay. The RFC gives it to AAAA when A came first; here A has it too,
+# for dialing wants both families, and 50 ms are less than the 250 ms to the second attempt.
+RESOLUTION_DELAY_SECONDS = 0.05
+STALE_AFTER_SECONDS = 1.8  # RFC 8767 §5: before a client gives up, which may be after 2 s
 
 # Chosen here
-THREADS = 32
-WAITING_LIMIT = 512
-SHARE = 8  # look-ups under way per client address; the others of that client wait their turn
-FAILURE_SECONDS = 5.0  # a typing error costs no look-up each, a mended zone is seen soon
-CACHE_NAMES = 4096  # about 2 MiB
-# glibc's own 5 s and two tries would outlast the deadline and hold the thread for a minute.
-RES_OPTIONS = "timeout:2 attempts:1"
+WAITING_LIMIT = 512  # look-ups
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")  # nothing else ever reaches getaddrinfo
 _NUMERIC = re.compile(r"[0-9A-Fa-fxX.]+")
-
-FAMILIES = {"both": socket.AF_UNSPEC, "ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
-
-LookUp = Callable[[str], tuple[Address, ...]]
 
 
 def literal(host: str) -> Address | None:
@@ -55,40 +52,22 @@ def literal(host: str) -> Address | None:
     return None
 
 
-def system_look_up(family: str) -> LookUp:
-    """Make the look-up that asks the system's resolver, in the family or families wanted."""
-
-    def look_up(name: str) -> tuple[Address, ...]:
-        # As bytes: Python would run a str through its idna codec, which raises for long labels.
-        try:
-            rows = socket.getaddrinfo(
-                name.encode("ascii"), None, FAMILIES[family], socket.SOCK_STREAM
-            )
-        except OSError as error:
-            raise ResolveError(f"{name}: {error.strerror or error}") from error
-        found = (plain_address(str(row[4][0])) for row in rows)
-        return tuple(dict.fromkeys(found))
-
-    return look_up
-
-
 class Resolver:
     """One worker's resolver."""
 
     def __init__(self, look_up: LookUp, timeout_seconds: float, cache_seconds: float) -> None:
-        self._look_up = look_up
+        self.look_up = look_up
+        self.turns = Turns("look-ups", look_up.places, WAITING_LIMIT)
+        self.cache = NameCache(cache_seconds)
+        self.preference = Preference.of_system()
         self._timeout_seconds = timeout_seconds
-        self._cache_seconds = cache_seconds
-        self._offload: Offload[tuple[Address, ...]] = Offload("look-ups", THREADS, WAITING_LIMIT)
-        self._cache: dict[str, tuple[float, tuple[Address, ...] | ResolveError]] = {}
-        self._remembering = threading.Lock()
-        self._shares: dict[Address, _Share] = {}
+        self._under_way: dict[str, _Inquiry] = {}
 
     def resolve(self, host: Address | str, client: Address) -> tuple[Address, ...]:
-        """Return the addresses of *host*, at least one.
+        """Return the addresses of *host*, at least one; stale ones where no better can be had.
 
         Raises ResolveError for a name without one, or when the time is over; LimitError when too
-        many look-ups wait.
+        many look-ups wait, or the system has no room for one.
         """
         if not isinstance(host, str):
             return (unmapped(host),)
@@ -99,47 +78,35 @@ class Resolver:
         if len(host.removesuffix(".")) > MAX_NAME_CHARS or not _NAME.fullmatch(host):
             raise ResolveError("not a host name")
         name = host.lower()
-        found = self._cached(name) or self._wait(name, client)
-        if isinstance(found, ResolveError):
-            raise ResolveError(str(found))
+        entry = self.cache.get(name)
+        if entry is not None and time.monotonic() < entry.expires:
+            found: Found | GeproxyError = entry.found
+        else:
+            found = self._wait(name, client, entry)
+        if isinstance(found, GeproxyError):
+            raise type(found)(str(found))  # many may raise it at once
         return found
 
-    def _wait(self, name: str, client: Address) -> tuple[Address, ...] | ResolveError:
-        late = ResolveError(f"{name}: not resolved in {self._timeout_seconds:g} seconds")
-        with Deadline(self._timeout_seconds, "a look-up", late):
-            share = self._shares.setdefault(client, _Share(self._shares, client))
-            share.take()
-            found = self._cached(name)
-            if found is not None:
-                share.give()
-                return found
-            return self._offload.run(name, lambda: self._ask(name), share.give)
+    def _wait(self, name: str, client: Address, entry: Entry | None) -> Found | GeproxyError:
+        """Wait for the one inquiry about *name*, which the first who asks for it begins."""
+        inquiry = self._under_way.get(name)
+        if inquiry is None:
+            inquiry = self._under_way[name] = _Inquiry(self, name)
+            inquiry.begin(client)
+        stale = None if entry is None else entry.stale()
+        seconds = self._timeout_seconds
+        if stale is not None:
+            seconds = min(seconds, inquiry.begun + STALE_AFTER_SECONDS - time.monotonic())
+        if inquiry.outcome is None and seconds > 0:
+            inquiry.wait(seconds, client)
+        if inquiry.outcome is not None:
+            return inquiry.outcome
+        text = f"{name}: not resolved in {self._timeout_seconds:g} seconds"
+        return stale or NoAnswerError(text)
 
-    def _ask(self, name: str) -> tuple[Address, ...]:
-        """Look *name* up and remember the answer. Runs on a thread of the pool."""
-        try:
-            addresses = self._look_up(name)
-            if not addresses:
-                raise ResolveError(f"{name}: no address")
-        except ResolveError as error:
-            self._remember(name, error, FAILURE_SECONDS)
-            raise
-        self._remember(name, addresses, self._cache_seconds)
-        return addresses
-
-    def _cached(self, name: str) -> tuple[Address, ...] | ResolveError | None:
-        entry = self._cache.get(name)
-        return entry[1] if entry is not None and time.monotonic() < entry[0] else None
-
-    def _remember(
-        self, name: str, found: tuple[Address, ...] | ResolveError, seconds: float
-    ) -> None:
-        # Look-ups end on threads, side by side; to find the oldest name takes more than one step.
-        with self._remembering:
-            self._cache.pop(name, None)
-            self._cache[name] = (time.monotonic() + min(seconds, self._cache_seconds), found)
-            if len(self._cache) > CACHE_NAMES:
-                del self._cache[next(iter(self._cache))]
+    def forget(self, name: str) -> None:
+        """Let the next who asks for *name* begin anew."""
+        self._under_way.pop(name, None)
 
     def exercise(self) -> None:
         """Load what a look-up loads lazily (NSS modules) while files can still be opened.
@@ -148,42 +115,114 @@ class Resolver:
         or no name server yet, and shall start all the same.
         """
         enough = DeadlineError("the look-up was begun, which is all that it was for")
+        for family in self.look_up.families:
+            try:
+                with Deadline(self._timeout_seconds, "a look-up", enough):
+                    self.look_up.ask(Question("localhost", family))
+            except ResolveError:
+                pass
+            except DeadlineError as error:
+                if error is not enough:
+                    raise
+
+
+class _Inquiry:
+    """The questions about one name, and what came of them. Ends by itself, with waiters or not."""
+
+    __slots__ = (
+        *("_delay", "_entry", "_failures", "_found", "_missing", "_name", "_questions", "_ready"),
+        *("_resolver", "_turn", "_waiters", "begun", "outcome"),
+    )
+
+    def __init__(self, resolver: Resolver, name: str) -> None:
+        self.begun = time.monotonic()
+        self.outcome: Found | GeproxyError | None = None
+        self._resolver = resolver
+        self._name = name
+        self._questions = [Question(name, family) for family in resolver.look_up.families]
+        self._missing = len(self._questions)
+        self._found: list[Found] = []
+        self._failures: list[GeproxyError] = []
+        self._entry: Entry | None = None
+        self._ready = Event()
+        self._waiters = 0
+        self._delay = get_hub().loop.timer(RESOLUTION_DELAY_SECONDS)
+
+    def begin(self, client: Address) -> None:
+        """Ask, as soon as it is *client*'s turn."""
+        self._turn = self._resolver.turns.take(
+            share_of(client), self._missing, self._ask_all, self._conclude
+        )
+
+    def wait(self, seconds: float, client: Address) -> None:
+        """Wait for the outcome, *seconds* at most."""
+        self._resolver.turns.advance(self._turn, share_of(client))
+        self._waiters += 1
         try:
-            with Deadline(self._timeout_seconds, "a look-up", enough):
-                self._offload.exercise(lambda: self._look_up("localhost"))
-        except ResolveError:
-            pass
-        except DeadlineError as error:
-            if error is not enough:
-                raise
+            self._ready.wait(seconds)
+        finally:
+            self._waiters -= 1
+            # What nobody waits for any more keeps nobody else waiting.
+            if not self._waiters and self._resolver.turns.cancel(self._turn):
+                self._delay.close()
+                self._resolver.forget(self._name)
 
+    def _ask_all(self) -> None:
+        for question in self._questions:
+            spawn_raw(self._ask, question)
 
-class _Share:
-    """What one client address may have under way; forgotten when it has nothing."""
-
-    __slots__ = ("_all", "_client", "_free", "_users")
-
-    def __init__(self, shares: dict[Address, _Share], client: Address) -> None:
-        self._all = shares
-        self._client = client
-        self._free = Semaphore(SHARE)
-        self._users = 0
-
-    def take(self) -> None:
-        """Wait for a turn."""
-        self._users += 1
+    def _ask(self, question: Question) -> None:
+        answer: Found | GeproxyError = LimitError(f"{self._name}: the look-up broke off")
         try:
-            self._free.acquire()
-        except BaseException:
-            self._leave()
-            raise
+            answer = self._resolver.look_up.ask(question)
+        except GeproxyError as error:
+            answer = error
+        finally:
+            self._take(answer or ResolveError(f"{self._name}: no address"))
+            self._resolver.turns.give(self._turn.share)
 
-    def give(self) -> None:
-        """End a turn."""
-        self._free.release()
-        self._leave()
+    def _take(self, answer: Found | GeproxyError) -> None:
+        """Take the answer to one question."""
+        self._missing -= 1
+        if isinstance(answer, GeproxyError):
+            self._failures.append(answer)
+        else:
+            self._found.append(answer)
+        if self.outcome is not None:
+            if self._entry is not None and not isinstance(answer, GeproxyError):
+                self._entry.found = self._addresses()  # for the next who asks
+        elif not self._missing:
+            self._conclude_all()
+        elif self._found and self._leads_somewhere():
+            for question in self._questions:
+                question.enough = True
+            self._delay.start(self._conclude_all, update=True)
 
-    def _leave(self) -> None:
-        self._users -= 1
-        if not self._users:
-            self._all.pop(self._client, None)
+    def _leads_somewhere(self) -> bool:
+        return any(self._resolver.preference.is_sound(found[0]) for found in self._found)
+
+    def _addresses(self) -> Found:
+        if len(self._found) == 1:
+            return self._found[0]  # as its own source has ordered them
+        return self._resolver.preference.ordered([one for found in self._found for one in found])
+
+    def _conclude_all(self) -> None:
+        if self._found:
+            # Addresses that lead nowhere are no reason to stop asking for the other family.
+            failed = any(isinstance(one, NoAnswerError | LimitError) for one in self._failures)
+            whole = not failed or self._leads_somewhere()
+            self._conclude(self._addresses(), whole=whole)
+        else:
+            self._conclude(max(self._failures, key=_gravity))
+
+    def _conclude(self, outcome: Found | GeproxyError, *, whole: bool = True) -> None:
+        self._delay.close()
+        self._resolver.forget(self._name)
+        self._entry = self._resolver.cache.learn(self._name, outcome, whole=whole)
+        self.outcome = outcome if self._entry is None else self._entry.found
+        self._ready.set()
+
+
+def _gravity(error: GeproxyError) -> int:
+    """Tell which of two failures stands for both: a name is unknown only if both say so."""
+    return 2 if isinstance(error, LimitError) else int(isinstance(error, NoAnswerError))

@@ -2,21 +2,21 @@
 
 import select
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
+from gevent.event import Event
 
 from geproxy.errors import DeadlineError, DeniedError, DialError, ResolveError
 from geproxy.net.deadline import Deadline
 from geproxy.net.dialer import Dialer
-from geproxy.net.resolver import SHARE, Resolver
 from geproxy.seams import Permit
 from geproxy.terms import Address, Endpoint, Outcome
 from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS, beside, until
+from tests.support.names import MOST, knowing
 from tests.support.nobody import black_hole, refusing
 
 CLIENT = IPv4Address("192.0.2.1")
@@ -62,7 +62,7 @@ def nobody_is_asked(name: str) -> tuple[Address, ...]:
 
 
 def dialer(look_up: LookUp = nobody_is_asked, connect_seconds: float = HARD_SECONDS) -> Dialer:
-    return Dialer(Resolver(look_up, HARD_SECONDS, 60.0), connect_seconds)
+    return Dialer(knowing(look_up), connect_seconds)
 
 
 @contextmanager
@@ -244,7 +244,7 @@ def test_of_many_denials_the_last_is_told() -> None:
 def test_a_look_up_is_at_the_expense_of_the_client_that_asks() -> None:
     """As many as one client may have under way hang; another's is answered all the same."""
     hanging: list[str] = []
-    go_on = threading.Event()
+    go_on = Event()
 
     def hang(name: str) -> tuple[Address, ...]:
         if name.startswith("slow"):
@@ -257,9 +257,9 @@ def test_a_look_up_is_at_the_expense_of_the_client_that_asks() -> None:
     def ask(name: str, client: Address) -> list[Endpoint]:
         return ours.permitted(Endpoint(name, 80), Judge(), client)
 
-    slow = [partial(ask, f"slow{number}.example", CLIENT) for number in range(SHARE)]
+    slow = [partial(ask, f"slow{number}.example", CLIENT) for number in range(MOST)]
     with beside(*slow):
-        until(lambda: len(hanging) == SHARE)
+        until(lambda: len(hanging) == MOST)
         with pytest.raises(DeadlineError), Deadline(SHORT_SECONDS, "its turn"):
             ask("quick.example", CLIENT)
         assert ask("quick.example", OTHER) == [Endpoint(LOOPBACK, 80)]

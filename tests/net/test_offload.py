@@ -121,56 +121,35 @@ def test_other_keys_go_on_beside_a_blocked_one(
 def test_what_the_threads_cannot_take_waits_its_turn_up_to_a_limit(
     offload: Offload[object], blocking: Blocking
 ) -> None:
-    ended = []
-    with beside(
-        *[
-            lambda key=key: offload.run(key, blocking, lambda: ended.append(True))
-            for key in range(THREADS + WAITING)
-        ]
-    ):
+    with beside(*[lambda key=key: offload.run(key, blocking) for key in range(THREADS + WAITING)]):
         until(lambda: blocking.calls == THREADS)
         settle()
         assert blocking.calls == THREADS
         with pytest.raises(LimitError, match="too many verifications at once"):
-            offload.run("one more", blocking, lambda: ended.append(False))
-        assert ended == [False]
+            offload.run("one more", blocking)
         blocking.released.set()
-    assert ended == [False] + [True] * (THREADS + WAITING)
     assert offload.run("one more", lambda: "room again") == "room again"
 
 
 def test_a_deadline_ends_the_wait_and_not_the_call(
     offload: Offload[object], blocking: Blocking
 ) -> None:
-    ended = []
     with pytest.raises(DeadlineError), Deadline(0.02, "a verification"):
-        offload.run("key", blocking, lambda: ended.append(True))
+        offload.run("key", blocking)
     until(lambda: blocking.calls)
-    assert not ended
-    blocking.released.set()
-    until(lambda: ended)
-    assert ended == [True]
+    results = []
+    with beside(lambda: results.append(offload.run("key", blocking))):
+        settle()
+        blocking.released.set()
+    assert results == [1], "the call that goes on is shared"
 
 
-def test_done_is_told_at_once_where_another_call_does_the_work(
-    offload: Offload[object], blocking: Blocking
+def test_a_call_that_shares_nothing_returns_or_raises_what_its_function_does(
+    offload: Offload[object],
 ) -> None:
-    ended = []
-    with beside(lambda: offload.run("key", blocking, lambda: ended.append("first"))):
-        until(lambda: blocking.calls)
-        with beside(lambda: offload.run("key", blocking, lambda: ended.append("second"))):
-            until(lambda: ended)
-            assert ended == ["second"]
-            blocking.released.set()
-    assert ended == ["second", "first"]
-
-
-def test_an_exercise_runs_once_and_tells_its_error(offload: Offload[object]) -> None:
-    calls = []
-    offload.exercise(lambda: calls.append(True))
-    assert calls == [True]
+    assert offload.call(threading.get_ident) != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
-        offload.exercise(lambda: 1 // 0)
+        offload.call(lambda: 1 // 0)
 
 
 NO_THREADS = """
@@ -187,13 +166,13 @@ room = pages * resource.getpagesize() + (64 << 20)
 limits = resource.getrlimit(resource.RLIMIT_AS)
 resource.setrlimit(resource.RLIMIT_AS, (room, limits[1]))
 
-offload, done = Offload("look-ups", 2, 2), []
-for _ in range(2):
+offload = Offload("look-ups", 2, 2)
+for run in (offload.call, lambda function: offload.run("key", function)) * 2:
     try:
         with Deadline(5, "nobody answered"):
-            offload.run("key", lambda: 5, lambda: done.append(True))
+            run(lambda: 5)
     except GeproxyError as error:
-        print(type(error).__name__, len(done))
+        print(type(error).__name__, error)
 resource.setrlimit(resource.RLIMIT_AS, limits)
 with Deadline(5, "nobody answered"):
     print(offload.run("key", lambda: 5))
@@ -205,7 +184,9 @@ def test_without_a_thread_to_be_had_the_caller_hears_so_and_the_key_stays_usable
     done = subprocess.run(
         [sys.executable, "-c", NO_THREADS], capture_output=True, text=True, timeout=HARD_SECONDS
     )
-    assert done.stdout.splitlines() == ["LimitError 1", "LimitError 2", "5"], done.stderr
+    assert done.stdout.splitlines() == ["LimitError no thread for look-ups"] * 4 + ["5"], (
+        done.stderr
+    )
     assert done.stderr == ""
 
 
@@ -215,7 +196,7 @@ def test_a_failure_needs_no_module_that_is_not_there_yet() -> None:
 import sys
 from geproxy.net.offload import Offload
 offload = Offload("calls", 1, 1)
-offload.exercise(lambda: None)
+offload.call(lambda: None)
 before = set(sys.modules)
 def fail():
     raise OSError("no")

@@ -7,9 +7,9 @@ import pytest
 
 from geproxy.errors import DeniedError
 from geproxy.net.dialer import Dialer
-from geproxy.net.resolver import Resolver
 from geproxy.outbound.direct import DirectOutbound
 from geproxy.terms import Address, Endpoint
+from tests.support.names import knowing
 
 CLIENT = IPv4Address("192.0.2.1")
 
@@ -19,7 +19,7 @@ def look_up(name: str) -> tuple[Address, ...]:
 
 
 def outbound() -> DirectOutbound:
-    return DirectOutbound(Dialer(Resolver(look_up, 10.0, 60.0), 10.0))
+    return DirectOutbound(Dialer(knowing(look_up), 10.0))
 
 
 def test_it_is_called_direct() -> None:

@@ -11,11 +11,11 @@ import pytest
 from geproxy.errors import DeniedError, ResolveError
 from geproxy.net.deadline import Deadline
 from geproxy.net.dialer import Dialer
-from geproxy.net.resolver import Resolver
 from geproxy.outbound.direct import DirectOutbound
 from geproxy.terms import AS_WE_ARE, Address, Command, Endpoint, Offer, Outcome
 from tests.support.conformance import HARD_SECONDS
 from tests.support.memory import memory_pair
+from tests.support.names import knowing
 
 US = Endpoint(IPv4Address("127.0.0.1"), 1080)
 CLIENT = Endpoint(IPv4Address("127.0.0.9"), 50001)
@@ -35,7 +35,7 @@ def names(name: str) -> tuple[Address, ...]:
 
 
 def outbound() -> DirectOutbound:
-    return DirectOutbound(Dialer(Resolver(names, HARD_SECONDS, 60.0), HARD_SECONDS))
+    return DirectOutbound(Dialer(knowing(names), HARD_SECONDS))
 
 
 class Request:

@@ -10,7 +10,6 @@ import pytest
 from geproxy.errors import DeniedError, DropError, GeproxyError, ResolveError
 from geproxy.net.deadline import Deadline
 from geproxy.net.dialer import Dialer
-from geproxy.net.resolver import Resolver
 from geproxy.outbound import direct
 from geproxy.outbound.direct import DirectDatagrams, DirectOutbound
 from geproxy.seams import Permit
@@ -18,6 +17,7 @@ from geproxy.terms import Address, Endpoint, Filtering
 from geproxy.wire.address import encode_address
 from tests.support.conformance import HARD_SECONDS, beside, noise, settle
 from tests.support.datagrams import MAX_PAYLOAD_BYTES, SIZES, Peer, closed_udp_port, udp_peer
+from tests.support.names import knowing
 
 CLIENT = IPv4Address("192.0.2.1")
 HEAD = b"the way does not read it"
@@ -40,7 +40,7 @@ def names(name: str) -> tuple[Address, ...]:
 
 
 def outbound() -> DirectOutbound:
-    return DirectOutbound(Dialer(Resolver(names, HARD_SECONDS, 60.0), HARD_SECONDS))
+    return DirectOutbound(Dialer(knowing(names), HARD_SECONDS))
 
 
 def anything(endpoint: Endpoint) -> None:

@@ -25,13 +25,13 @@ from geproxy.inbound import shadowsocks as inbound
 from geproxy.net.buffers import BufferPool
 from geproxy.net.deadline import Deadline
 from geproxy.net.dialer import Dialer
-from geproxy.net.resolver import Resolver
 from geproxy.outbound.shadowsocks import ROLE, SealedDatagrams, ShadowsocksOutbound
 from geproxy.state.memory import ProcessMemory
 from geproxy.terms import AS_WE_ARE, Address, Command, Endpoint, Filtering
 from tests.support.conformance import HARD_SECONDS, beside, settle
 from tests.support.datagrams import MAX_PAYLOAD_BYTES, Peer, send_nothing_more, udp_peer
 from tests.support.memory import memory_pair
+from tests.support.names import knowing
 from tests.support.shadowsocks_twin import Key, address, opened_datagram, sealed_datagram
 
 EVERY_METHOD = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -81,7 +81,7 @@ class Way:
         self.key = Key(method.name, self.secret.key)
         self.memory = ProcessMemory(10_000)
         there = Endpoint(host or peer.endpoint.host, peer.endpoint.port)
-        dialer = Dialer(Resolver(names, HARD_SECONDS, cache_seconds), HARD_SECONDS)
+        dialer = Dialer(knowing(names, cache_seconds), HARD_SECONDS)
         self.outbound = ShadowsocksOutbound(
             "relay", there, self.secret, dialer, BufferPool(), self.memory
         )

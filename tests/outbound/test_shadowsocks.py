@@ -15,12 +15,12 @@ from geproxy.inbound.shadowsocks import ShadowsocksInbound
 from geproxy.net.buffers import BufferPool
 from geproxy.net.deadline import Deadline
 from geproxy.net.dialer import Dialer
-from geproxy.net.resolver import Resolver
 from geproxy.net.stream import SocketStream
 from geproxy.outbound.shadowsocks import ShadowsocksOutbound
 from geproxy.state.memory import ProcessMemory
 from geproxy.terms import Address, Endpoint, Outcome
 from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS, read_exactly
+from tests.support.names import knowing
 from tests.support.nobody import black_hole
 
 CLIENT = IPv4Address("192.0.2.1")
@@ -53,7 +53,7 @@ def outbound(
     secret: Secret = SECRET,
     connect_seconds: float = HARD_SECONDS,
 ) -> ShadowsocksOutbound:
-    resolver = Resolver(names if names is not None else Names(), HARD_SECONDS, 60.0)
+    resolver = knowing(names if names is not None else Names())
     dialer = Dialer(resolver, connect_seconds)
     return ShadowsocksOutbound("relay", peer, secret, dialer, BufferPool(), ProcessMemory(1000))
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, ip_address
 
+from gevent.event import Event
+
 from geproxy.errors import DeniedError
 from geproxy.net.dialer import Dialer
-from geproxy.net.resolver import Resolver
 from geproxy.outbound.direct import DirectOutbound
 from geproxy.relay.datagram import Association
 from geproxy.seams import Route
 from geproxy.terms import Address, Endpoint, Filtering
 from geproxy.wire.address import encode_address
 from tests.support.conformance import HARD_SECONDS, until
+from tests.support.names import knowing
 
 CLIENT = IPv4Address("192.0.2.1")
 
@@ -33,7 +34,7 @@ class Around:
 
     def __init__(self, filtering: Filtering = Filtering.NONE) -> None:
         self.names = {"target.example": "127.0.0.1"}
-        self.go_on = threading.Event()  # until then the names that begin with "slow" hang
+        self.go_on = Event()  # until then the names that begin with "slow" hang
         self.asked: list[str] = []
         self.decided: list[Endpoint] = []
         self.denied: set[Address | str] = set()
@@ -41,7 +42,7 @@ class Around:
         self.replies: list[tuple[bytes, bytes]] = []
         self.reply_fault: Exception | None = None
         self.ended: list[Exception] = []
-        dialer = Dialer(Resolver(self._look_up, HARD_SECONDS, 0.0), HARD_SECONDS)
+        dialer = Dialer(knowing(self._look_up, 0.0), HARD_SECONDS)
         self.direct = DirectOutbound(dialer)
         self.other = Named("other", dialer)
         self.by_other: set[Address | str] = set()
