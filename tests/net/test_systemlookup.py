@@ -109,8 +109,7 @@ class World:
 def world(tmp_path: Path) -> Iterator[World]:
     with (
         other_host() as host,
-        host.udp("127.0.0.1", 53) as sock,
-        name_server(sock, RECORDS) as server,
+        name_server(host.udp("127.0.0.1", 53), RECORDS) as server,
     ):
         yield World(tmp_path, host, server)
 
@@ -292,8 +291,7 @@ def test_a_lack_of_descriptors_is_a_limit_that_is_forgotten_with_its_cause(
 ) -> None:
     with (
         other_host() as host,
-        host.udp("127.0.0.1", 53) as sock,
-        name_server(sock, RECORDS),
+        name_server(host.udp("127.0.0.1", 53), RECORDS),
     ):
         files = {**RESOLV_CONF, "/etc/hosts": HOSTS}
         lines = run(EXHAUSTED, prefix=with_files(tmp_path, files, host.enter))

@@ -63,6 +63,7 @@ class NameServer:
         self.losses = 0  # so many packets are lost for each question
         self.late_seconds: dict[int, float] = {}  # by type
         self.failing = False  # SERVFAIL for everything
+        self.dead: set[str] = set()  # names that are never answered
         self.asked: Counter[tuple[str, int]] = Counter()
         self._socket = sock
         self._timers: list[threading.Timer] = []
@@ -76,7 +77,9 @@ class NameServer:
                 return
             name, kind = question(query).lower(), type_of(query)
             self.asked[name, kind] += 1
-            if kind in self.silent or self.asked[name, kind] <= self.losses:
+            if kind in self.silent or name in self.dead:
+                continue
+            if self.asked[name, kind] <= self.losses:
                 continue
             if kind in self.late_seconds:
                 send = (self._answer(query, name, kind), asker)
@@ -96,17 +99,20 @@ class NameServer:
         return answer(query, found)
 
     def end(self) -> None:
-        """Stop; what was to be answered later is not."""
+        """Stop, and close the socket; what was to be answered later is not."""
+        if not self._thread.is_alive():
+            return
         for timer in self._timers:
             timer.cancel()
             timer.join()
         self._socket.sendto(b"", self._socket.getsockname())
         self._thread.join()
+        self._socket.close()
 
 
 @contextmanager
 def name_server(sock: socket.socket, records: Mapping[str, Sequence[str]]) -> Iterator[NameServer]:
-    """Run a name server at *sock*, which is bound, and closed by its owner."""
+    """Run a name server at *sock*, which is bound; it owns the socket."""
     sock.settimeout(None)
     server = NameServer(sock, records)
     try:
