@@ -7,12 +7,15 @@ import time
 from geproxy.errors import GeproxyError, LimitError, NoAnswerError, ResolveError
 from geproxy.net.lookup import Found
 
+# Fixed by the specification
+RECHECK_SECONDS = 30.0  # RFC 8767 §5: a server that fails is asked again no sooner
+
 # Chosen here
-CACHE_NAMES = 4096  # about 2 MiB, stale ones included
+# Stale ones included: about 2 MiB, and 30 MiB where a hostile zone fills them with addresses.
+CACHE_NAMES = 4096
 FAILURE_SECONDS = 5.0  # a typing error costs no look-up each, a mended zone is seen soon
 # An hour bridges an outage of name servers; RFC 8767 §5 allows days, for caches of many users.
 STALE_SECONDS = 3600.0
-RECHECK_SECONDS = 30.0  # RFC 8767 §5: "recheck … no more frequently than every 30 seconds"
 
 
 class Entry:

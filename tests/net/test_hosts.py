@@ -107,7 +107,6 @@ def test_a_list_of_blocked_names_is_searched_whole(tmp_path: Path) -> None:
 
 
 def test_other_threads_go_on_while_a_list_of_blocked_names_is_read(tmp_path: Path) -> None:
-    """The longest pause of another thread, over the whole of reading 100 000 lines."""
     text = "".join(f"0.0.0.0 n{number}.ads.example\n" for number in range(100_000))
     hosts = written(tmp_path / "hosts", text)
     reading = threading.Thread(target=hosts.__contains__, args=("n5.ads.example",))
