@@ -318,9 +318,10 @@ FAR = {
     "v4": "addr add 198.51.100.1/24 dev far\n",
     "v6": "addr add 2001:db8:1::1/64 dev far nodad\n",
     "ula": "addr add fd00:1::1/64 dev far nodad\n",
+    "link": "addr add fe80::1/64 dev far nodad\n",
 }
 ROUTES = {"v4": "route add default dev far\n", "v6": "route add ::/0 dev far\n"}
-ROUTES["ula"] = ROUTES["v6"]
+ROUTES["ula"] = ROUTES["link"] = ROUTES["v6"]
 FAMILY_NAMES = ("both.example", "ula.example", "local.example", "loop.example", "tunnel.example")
 
 
@@ -341,6 +342,7 @@ FAMILY_NAMES = ("both.example", "ula.example", "local.example", "loop.example", 
         pytest.param(("v4", "v6"), id="both"),
         pytest.param(("ula",), id="ULA"),
         pytest.param(("v4", "ula"), id="IPv4 and ULA"),
+        pytest.param(("v4", "link"), id="IPv4 and link-local"),
         pytest.param(("v4", "v6", "ula"), id="all"),
     ],
 )
