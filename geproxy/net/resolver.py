@@ -119,7 +119,7 @@ class Resolver:
             try:
                 with Deadline(self._timeout_seconds, "a look-up", enough):
                     self.look_up.ask(Question("localhost", family))
-            except ResolveError:
+            except (ResolveError, LimitError):
                 pass
             except DeadlineError as error:
                 if error is not enough:
@@ -164,8 +164,7 @@ class _Inquiry:
             self._waiters -= 1
             # What nobody waits for any more keeps nobody else waiting.
             if not self._waiters and self._resolver.turns.cancel(self._turn):
-                self._delay.close()
-                self._resolver.forget(self._name)
+                self._conclude(LimitError(f"{self._name}: too many look-ups came first"))
 
     def _ask_all(self) -> None:
         for question in self._questions:

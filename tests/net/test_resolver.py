@@ -11,7 +11,8 @@ import pytest
 from gevent.event import Event
 
 from geproxy.errors import GeproxyError, LimitError, NoAnswerError, ResolveError
-from geproxy.net import namecache, resolver
+from geproxy.net import namecache
+from geproxy.net import resolver as resolver_module
 from geproxy.net.deadline import Deadline
 from geproxy.net.lookup import Found, Question
 from geproxy.net.resolver import WAITING_LIMIT, Resolver, literal
@@ -121,7 +122,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         def monotonic() -> float:
             return real() + ahead
 
-    monkeypatch.setattr(resolver, "time", Clock)
+    monkeypatch.setattr(resolver_module, "time", Clock)
     monkeypatch.setattr(namecache, "time", Clock)
     return skip
 
@@ -129,7 +130,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 @pytest.fixture
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stale answers are used soon."""
-    monkeypatch.setattr(resolver, "STALE_AFTER_SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(resolver_module, "STALE_AFTER_SECONDS", SHORT_SECONDS)
 
 
 # -- what is no name ----------------------------------------------------------------------------
@@ -680,7 +681,7 @@ def test_a_dead_look_up_counts_until_it_ends(make: Make, names: Names) -> None:
     with beside(*[refused(one, "resolve", told) for one in ask_many(resolver, MOST, CLIENT)]):
         pass
     assert len(told) == len(names.asked) == MOST
-    with pytest.raises(ResolveError, match="not resolved"):
+    with pytest.raises(LimitError, match="too many look-ups came first"):
         resolver.resolve("one-more.example", CLIENT)
     assert "one-more.example" not in names.asked
     names.release()
@@ -691,15 +692,34 @@ def test_a_dead_look_up_counts_until_it_ends(make: Make, names: Names) -> None:
 def test_what_nobody_waits_for_any_more_is_not_looked_up(make: Make, names: Names) -> None:
     resolver = make(timeout_seconds=0.03)
     names.hold()
-    told: list[str] = []
+    late: list[str] = []
     asking = ask_many(resolver, MOST + 50, CLIENT)
-    with beside(*[refused(one, "resolve", told) for one in asking]):
+    codes = ["resolve"] * MOST + ["limit"] * 50
+    with beside(*[refused(*one, late) for one in zip(asking, codes, strict=True)]):
         pass
-    assert len(told) == MOST + 50
+    assert len(late) == MOST + 50
     names.release()
     settle()
     assert len(names.asked) == MOST
     assert not resolver._under_way
+
+
+@pytest.mark.usefixtures("impatience")
+def test_a_stale_name_that_has_no_turn_keeps_nobody_waiting_twice(
+    make: Make, names: Names, clock: Callable[[float], None]
+) -> None:
+    resolver = make()
+    resolver.resolve("example.net", CLIENT)
+    clock(61)
+    names.hold()
+    with beside(*ask_many(resolver, MOST + 1, CLIENT)):
+        until(lambda: len(names.asked) == MOST + 1)
+        settle()
+        assert resolver.resolve("example.net", CLIENT) == FOUND
+        entry = resolver.cache.get("example.net")
+        assert entry is not None
+        assert entry.expires > resolver_module.time.monotonic() + 25
+        names.release()
 
 
 def test_a_full_queue_refuses_the_newest_of_the_greediest(make: Make, names: Names) -> None:
@@ -735,9 +755,9 @@ def test_an_exercise_looks_up_a_name_that_is_always_there_in_each_family(
     ]
 
 
-@pytest.mark.parametrize("failure", [NO_NAME, SILENT], ids=["no such name", "no answer"])
+@pytest.mark.parametrize("failure", [NO_NAME, SILENT, OURS], ids=repr)
 def test_an_exercise_that_finds_nothing_is_one_all_the_same(
-    make: Make, names: Names, failure: ResolveError
+    make: Make, names: Names, failure: GeproxyError
 ) -> None:
     names.answer(V4, failure)
     make().exercise()
