@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 
-from geproxy.errors import DialError
-from geproxy.net.peerport import address_towards
+from geproxy.net.source import address_towards
 from geproxy.terms import Address
 
 # Fixed by the specification
@@ -90,7 +89,7 @@ class Preference:
 def _source_towards(address: Address) -> Address | None:
     try:
         return address_towards(address)
-    except DialError:
+    except OSError:
         return None
 
 

@@ -14,13 +14,13 @@ from geproxy.net.deadline import Deadline
 from geproxy.net.dial import dial, meets_itself
 from geproxy.net.dialer import Dialer
 from geproxy.net.peerport import PeerPort, address_towards
-from geproxy.net.resolver import Resolver
 from geproxy.net.stream import SocketStream
 from geproxy.net.udp import open_outwards, open_towards, open_towards_clients
 from geproxy.outbound.direct import DirectOutbound
 from geproxy.terms import Endpoint, Filtering, Outcome
 from tests.support.conformance import HARD_SECONDS, settle
 from tests.support.hosts import CLIENT, CLIENT_6, OtherHost, other_host, two_hosts
+from tests.support.names import knowing
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ OWN = ["127.0.0.1", SELF, "0.0.0.0", "::1", SELF_6, "::", "::ffff:127.0.0.1", ":
 LOOPBACK = ["127.0.0.1", "::1"]
 LIMIT = ("limit", Outcome.FAILED)
 ANYBODY = ip_address("192.0.2.1")
-DIALER = Dialer(Resolver(lambda name: (), 1.0, 0.0), 1.0)
+DIALER = Dialer(knowing(lambda name: ()), 1.0)
 NO_NETWORK = ("unreachable", Outcome.NETWORK_UNREACHABLE)
 
 
