@@ -10,7 +10,9 @@ from geproxy.observe.log import Log
 
 # Chosen here
 DESCRIPTORS_PER_SESSION = 2  # the client's and the target's socket; an association takes one more
-RESERVE = 64  # listening sockets, logs, the event loop, look-ups, attempts side by side
+# Listening sockets, logs, the event loop, attempts side by side; and a socket for each look-up,
+# 96 of which may be under way (net/systemlookup.py).
+RESERVE = 64 + 96
 # Wanted, but no reason to have fewer sessions: what takes them leaves some to others.
 FOR_PIPES = 64
 PER_UDP_LISTENER = 4096  # its clients' ports
