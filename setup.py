@@ -25,6 +25,7 @@ setup(
         "docopt-ng>=0.9",
         "setproctitle>=1.3.3",
         "segno>=1.6",
+        "idna>=3.15",  # before that, a hostile name could cost seconds (CVE-2026-45409)
     ],
     extras_require={
         "test": [

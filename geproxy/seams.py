@@ -19,10 +19,9 @@ class Request(Protocol):
     @property
     def command(self) -> Command: ...
 
-    @property
-    def target(self) -> Endpoint:
-        """DST.ADDR and DST.PORT, as the client sent them."""
-        ...
+    target: Endpoint
+    """DST.ADDR and DST.PORT: as the client sent them, until the session puts the host's one
+    spelling in the place (hostname.canonical)."""
 
     @property
     def user(self) -> str | None:

@@ -17,6 +17,7 @@ from geproxy.errors import (
     ResetError,
     ShutdownError,
 )
+from geproxy.hostname import canonical
 from geproxy.net.clientport import ClientPort
 from geproxy.net.deadline import Deadline
 from geproxy.net.forward import Flow
@@ -25,8 +26,9 @@ from geproxy.net.messages import peek, read_to_end
 from geproxy.observe.log import Log
 from geproxy.observe.record import Record
 from geproxy.relay.associations import Associations
-from geproxy.relay.datagram import Association, Ended, Reply, carry_up
+from geproxy.relay.datagram import Association, Ended, Reply
 from geproxy.relay.stream import Relays
+from geproxy.relay.upward import carry_up
 from geproxy.seams import Listener, Outbound, Policy, Request, Subject, Waiting
 from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint, Outcome
@@ -62,6 +64,8 @@ def serve(client: Stream, listener: Listener, site: Site) -> None:
         with Deadline(site.handshake_seconds, "the handshake"):
             request = listener.inbound.negotiate(client)
         record.asked(request)
+        # Here for every inbound: nothing behind this line sees a host in another spelling.
+        request.target = record.target = canonical(request.target)
         subject = Subject(listener, client.peer.address, request.user, request.command)
         match request.command:
             case Command.CONNECT:

@@ -17,7 +17,7 @@ from geproxy.inbound.tunnel import TunnelDatagrams, TunnelInbound
 from geproxy.net.buffers import BufferPool
 from geproxy.net.dialer import Dialer
 from geproxy.net.offload import Offload
-from geproxy.net.resolver import Resolver, literal
+from geproxy.net.resolver import Resolver
 from geproxy.net.route import OwnAddresses
 from geproxy.net.systemlookup import RES_OPTIONS, SystemLookUp
 from geproxy.observe.log import Log
@@ -80,7 +80,6 @@ class Site:
             datagrams,
             settings.rule,
             self._resolver.resolve,
-            literal,
         )
         self.listeners = {listen.name: self._listener(listen) for listen in settings.listen}
 

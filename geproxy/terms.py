@@ -23,15 +23,7 @@ class Endpoint:
 
     @classmethod
     def from_name(cls, name: bytes, port: int) -> Self:
-        """Take a name as it stood on the wire.
-
-        Raises ValueError for a name that is empty, longer than 255 bytes, or holds a NUL.
-        """
-        if not name or len(name) > MAX_NAME_BYTES:
-            raise ValueError(f"a name has 1 to {MAX_NAME_BYTES} bytes, not {len(name)}")
-        if b"\0" in name:
-            raise ValueError("a name holds no NUL")
-        # surrogateescape: a name that goes to a far end unresolved must leave as it came.
+        """Take a name as it stood on the wire, right or wrong: hostname.canonical() judges it."""
         return cls(name.decode("utf-8", "surrogateescape"), port)
 
     @classmethod

@@ -20,7 +20,7 @@ MAX_MODULE_LINES = 300
 MAX_FUNCTION_LINES = 60
 
 # What each room may import of geproxy. A name stands for the module or package and all inside it.
-WORDS = ("errors", "terms", "streams", "seams")
+WORDS = ("errors", "terms", "streams", "seams", "hostname")
 PROTOCOL_ROOM = (*WORDS, "crypto", "wire", "net")
 ROOMS: dict[str, tuple[str, ...]] = {
     "__init__": (),
@@ -28,6 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "streams": ("terms",),
     "seams": ("terms", "streams"),
     "errors": ("terms",),
+    "hostname": ("errors", "terms"),
     "crypto": ("crypto", "errors"),
     "wire": ("wire", *WORDS, "crypto"),
     "config": ("config", *WORDS, "crypto"),
@@ -65,6 +66,7 @@ EXCEPT: dict[str, tuple[str, ...]] = {
 
 # What each room may import from outside the standard library.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
+    "hostname": ("idna",),
     "crypto": ("cryptography", "Crypto", "blake3"),
     "wire.http": ("h11",),
     "net": ("gevent", "greenlet"),

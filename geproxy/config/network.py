@@ -9,7 +9,8 @@ import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface
 
 from geproxy.config.setting import read_number, read_text
-from geproxy.terms import MAX_NAME_BYTES, Address, unmapped
+from geproxy.hostname import NAME_WANTED, ascii_form, is_name
+from geproxy.terms import Address, unmapped
 
 Network = IPv4Network | IPv6Network
 
@@ -77,14 +78,12 @@ def read_network(value: object) -> Network:
 
 
 def read_destination(value: object) -> Network | str:
-    """Read a network or an address; or a name or glob, in lower case and without a last dot.
+    """Read a network or an address; or a name or glob, as clients' names are when they are judged.
 
-    Raises ValueError. What looks like an address is one or is wrong: as a name it never matches.
+    That is in lower case, with A-labels, and here without a last dot. Raises ValueError. What looks
+    like an address is one or is wrong: as a name it never matches.
     """
-    text = read_text(value)
-    if not text.isascii():
-        raise ValueError("a name outside ASCII is written in its form with xn--")
-    name = text.lower().removesuffix(".")
+    name = ascii_form(read_text(value)).removesuffix(".")
     if name.count(":") == 1:
         raise ValueError("a colon stands in IPv6 addresses alone; ports have a key of their own")
     if "/" in name or ":" in name or _is_numeric(name):
@@ -93,8 +92,8 @@ def read_destination(value: object) -> Network | str:
         raise ValueError("a name consists of letters, digits, . _ - and the wildcards * and ?")
     if "" in name.split("."):
         raise ValueError("a dot stands between labels; all names in a domain are *.example.net")
-    if len(name) > MAX_NAME_BYTES:
-        raise ValueError(f"a name has at most {MAX_NAME_BYTES} characters")
+    if not set(name) & set("*?") and not is_name(name):
+        raise ValueError(NAME_WANTED)
     return name
 
 

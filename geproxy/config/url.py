@@ -16,6 +16,7 @@ from geproxy.config import percent, ssurl
 from geproxy.config.network import PORT_MAX
 from geproxy.config.sealing import Sealing
 from geproxy.config.userfile import check_user_name
+from geproxy.hostname import read_host
 from geproxy.terms import Address, Endpoint, unmapped
 
 # Fixed by the specification
@@ -37,7 +38,6 @@ PEER_EXAMPLE = "ss://METHOD:PASSWORD@relay.example.net:8388"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _AUTHORITY = re.compile(r"([^/?#]*)(.*)", re.DOTALL)
 _HOST_PORT = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
-_HOST_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +205,20 @@ def _addresses(host: str) -> tuple[Address, ...]:
 
 
 def _far_host(host: str, whose: str) -> Address | str:
+    """Read the host of *whose* in the one spelling, as clients' hosts are."""
     address = _literal(host)
-    if address is None and not _HOST_NAME.fullmatch(host):
-        raise ValueError(
-            f"the host of {whose} is a name in ASCII, an IPv4 address, "
-            "or an [IPv6 address] without a zone"
-        )
-    return address or host
+    if address is not None:
+        return address
+    if host.startswith("[") or host != host.strip():
+        raise ValueError(_far_host_wanted(whose))
+    try:
+        return read_host(host)
+    except ValueError:
+        raise ValueError(_far_host_wanted(whose)) from None
+
+
+def _far_host_wanted(whose: str) -> str:
+    return f"the host of {whose} is a name, an IPv4 address, or an [IPv6 address] without a zone"
 
 
 def _literal(host: str) -> Address | None:

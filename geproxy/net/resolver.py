@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import socket
 import time
-from ipaddress import IPv4Address
 
 from gevent import get_hub
 from gevent.event import Event
@@ -17,10 +14,9 @@ from geproxy.net.lookup import Found, LookUp, Question
 from geproxy.net.namecache import Entry, NameCache
 from geproxy.net.preference import Preference
 from geproxy.net.turns import Turns, share_of
-from geproxy.terms import Address, plain_address, unmapped
+from geproxy.terms import Address, unmapped
 
 # Fixed by the specification
-MAX_NAME_CHARS = 253  # RFC 1035 §3.1: 255 octets on the wire
 # RFC 8305 §3, Resolution Delay. The RFC gives it to AAAA when A came first; here A has it too,
 # for dialing wants both families, and 50 ms are less than the 250 ms to the second attempt.
 RESOLUTION_DELAY_SECONDS = 0.05
@@ -28,28 +24,6 @@ STALE_AFTER_SECONDS = 1.8  # RFC 8767 §5: before a client gives up, which may b
 
 # Chosen here
 WAITING_LIMIT = 512  # look-ups
-
-_NAME = re.compile(r"[A-Za-z0-9._-]+")  # nothing else ever reaches getaddrinfo
-_NUMERIC = re.compile(r"[0-9A-Fa-fxX.]+")
-
-
-def literal(host: str) -> Address | None:
-    """Return the address that *host* spells, or None for a name.
-
-    Takes every spelling that getaddrinfo takes (127.1, 0x7f000001, 2130706433), so that none of
-    them is dialed unjudged.
-    """
-    if _NUMERIC.fullmatch(host):
-        try:
-            return IPv4Address(socket.inet_aton(host))
-        except OSError:
-            return None  # a name such as "cafe.de"
-    if ":" in host:
-        try:
-            return plain_address(host) if "%" not in host else None
-        except ValueError:
-            return None
-    return None
 
 
 class Resolver:
@@ -66,23 +40,18 @@ class Resolver:
     def resolve(self, host: Address | str, client: Address) -> tuple[Address, ...]:
         """Return the addresses of *host*, at least one; stale ones where no better can be had.
 
+        A name is in its one spelling (hostname).
+
         Raises ResolveError for a name without one, or when the time is over; LimitError when too
         many look-ups wait, or the system has no room for one.
         """
         if not isinstance(host, str):
             return (unmapped(host),)
-        address = literal(host)
-        if address is not None:
-            return (address,)
-        # Before lower(): it would make letters of some that are none, such as the Kelvin sign.
-        if len(host.removesuffix(".")) > MAX_NAME_CHARS or not _NAME.fullmatch(host):
-            raise ResolveError("not a host name")
-        name = host.lower()
-        entry = self.cache.get(name)
+        entry = self.cache.get(host)
         if entry is not None and time.monotonic() < entry.expires:
             found: Found | GeproxyError = entry.found
         else:
-            found = self._wait(name, client, entry)
+            found = self._wait(host, client, entry)
         if isinstance(found, GeproxyError):
             raise type(found)(str(found))  # many may raise it at once
         return found

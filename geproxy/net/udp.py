@@ -9,12 +9,13 @@ import socket
 from ipaddress import IPv4Address, IPv6Address
 
 from geproxy.errors import ProtocolError
+from geproxy.hostname import canonical
 from geproxy.net.datagram import DatagramSocket
 from geproxy.net.dial import dial_error, meets_itself
 from geproxy.net.ports import bind_in
 from geproxy.net.sockopt import prepare_datagrams
 from geproxy.terms import Address, Endpoint
-from geproxy.wire.address import decode_address
+from geproxy.wire.address import decode_address, encode_address
 
 # Chosen here
 SPARE_DESCRIPTORS = 32  # that no UDP port takes
@@ -23,11 +24,19 @@ _ANYWHERE = Endpoint(IPv4Address(0), 0)
 
 
 def target_of(head: bytes) -> Endpoint:
-    """Read the block ATYP ADDR PORT. Raises ProtocolError for an impossible one."""
+    """Read the block ATYP ADDR PORT; a host is in its one spelling then.
+
+    Raises ProtocolError for a block that is none, and DeniedError for what is no host.
+    """
     found = decode_address(head, 0)
     if found is None:
         raise ProtocolError("an address that is cut off")
-    return found[0]
+    return canonical(found[0])
+
+
+def head_of(target: Endpoint) -> bytes:
+    """Write the block ATYP ADDR PORT."""
+    return encode_address(target)
 
 
 def adopted(descriptor: int) -> DatagramSocket:

@@ -47,8 +47,8 @@ class Record:
         self.started = time.monotonic()
 
     def asked(self, request: Request) -> None:
-        """Note what the client wants."""
-        self.request, self.command, self.target = request, request.command, request.target
+        """Note what the client wants; the target follows once its host is known to be one."""
+        self.request, self.command = request, request.command
 
     def connected(self, target: Stream, dial_started: float) -> None:
         """Note where the way out ended, and how long it took since *dial_started* (monotonic)."""

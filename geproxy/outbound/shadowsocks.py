@@ -13,7 +13,6 @@ from geproxy.net.buffers import BufferPool
 from geproxy.net.datagram import DatagramSocket
 from geproxy.net.dialer import Dialer
 from geproxy.net.peerport import address_towards
-from geproxy.net.resolver import literal
 from geproxy.net.sealed import SealedStream
 from geproxy.net.udp import adopted, open_towards
 from geproxy.seams import Permit, Place, Request, Store
@@ -225,9 +224,8 @@ class SealedDatagrams:
 
 def _judge(target: Endpoint, permit: Permit) -> None:
     """Judge an address here as well; a name is judged only where it is resolved."""
-    address = literal(target.host) if isinstance(target.host, str) else target.host
-    if address is not None:
-        permit(Endpoint(address, target.port))
+    if not isinstance(target.host, str):
+        permit(target)
 
 
 def _trusted(endpoint: Endpoint) -> None:

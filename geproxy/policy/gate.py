@@ -2,7 +2,7 @@
 
 The first rule that matches a target chooses its way; where none does, the listener's `via` does.
 
-- An address, in whatever spelling, is matched by networks, "private" and "*".
+- An address is matched by networks, "private" and "*".
 - A name is matched by globs at once. A rule that has none for it, but has networks or "private", is
   undecided until there is an address. Let F be the first rule that matches without one.
   - F leads to a peer: the name goes there unresolved. Undecided rules before F do not apply: what
@@ -34,7 +34,6 @@ from geproxy.seams import Listener, Outbound, Route, Subject
 from geproxy.terms import Address, Command, Endpoint, unmapped
 
 Resolve = Callable[[str, Address], tuple[Address, ...]]
-Literal = Callable[[str], Address | None]
 
 
 class Gate:
@@ -42,8 +41,7 @@ class Gate:
 
     *outbounds* are the ways out by name; *own* holds every address of this host; *streams* and
     *datagrams* are where we listen on TCP and on UDP. *rules* need *resolve*, which gives a
-    name's addresses at the expense of a client, and *literal*, which knows a text that is an
-    address in an odd spelling.
+    name's addresses at the expense of a client.
     """
 
     def __init__(
@@ -54,14 +52,12 @@ class Gate:
         datagrams: Collection[Endpoint] = (),
         rules: Sequence[Rule] = (),
         resolve: Resolve | None = None,
-        literal: Literal | None = None,
     ) -> None:
-        assert not rules or (resolve and literal), "rules are about addresses too"
+        assert not rules or resolve, "rules are about addresses too"
         self._outbounds = outbounds
         self._own = own
         self._rules = rules
         self._resolve = resolve
-        self._literal = literal
         self._pages: dict[str, Page] = {}
         self._streams = Bounds(own, streams)
         self._datagrams = Bounds(own, datagrams)
@@ -84,6 +80,8 @@ class Gate:
     def decide(self, subject: Subject, target: Endpoint) -> Route:
         """Choose the way out, as told above. Only the permit judges the addresses themselves.
 
+        The host of *target* is in its one spelling (hostname.canonical): what looks like a name is
+        none of an address.
         Waits where a name must be resolved first. Raises DeniedError, ResolveError and LimitError.
         """
         if target.port == 0 and subject.command is not Command.BIND:
@@ -92,11 +90,10 @@ class Gate:
         if page.plain and subject.command is not Command.BIND:
             return self._decide_plain(subject, target)
         self._let_in(subject, page)
-        address = self._address_of(target.host)
-        if address is not None:
+        if not isinstance(target.host, str):
             case = Case(page.clauses, subject, None, target.port, self._own)
-            return self._decide_addresses(case, (address,), target)
-        name = str(target.host).lower().removesuffix(".")
+            return self._decide_addresses(case, (unmapped(target.host),), target)
+        name = target.host.removesuffix(".")
         case = Case(page.clauses, subject, name, target.port, self._own)
         return self._decide_name(case, name, target)
 
@@ -168,12 +165,6 @@ class Gate:
         if page is None:
             page = self._pages[listener.name] = Page(listener, self._rules)
         return page
-
-    def _address_of(self, host: Address | str) -> Address | None:
-        if not isinstance(host, str):
-            return unmapped(host)
-        found = None if self._literal is None else self._literal(host)
-        return None if found is None else unmapped(found)
 
 
 def _is_trusted(listener: Listener) -> bool:

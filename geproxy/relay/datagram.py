@@ -8,12 +8,11 @@ from functools import partial
 from typing import Any
 
 from geproxy.errors import DeniedError, DropError, GeproxyError
-from geproxy.net.clientport import ClientPort
 from geproxy.net.datagram import TURN
 from geproxy.net.greenlets import Crew, sleep
-from geproxy.net.udp import target_of
+from geproxy.net.udp import head_of, target_of
 from geproxy.relay.queue import Queue
-from geproxy.seams import DatagramCodec, Datagrams, Outbound, Place, Route
+from geproxy.seams import Datagrams, Outbound, Place, Route
 from geproxy.terms import Address, Endpoint, Filtering
 
 # Chosen here
@@ -68,7 +67,8 @@ class Association:
         self.ended = ended
         self.crew = Crew(ended)
         self._ways: dict[str, Datagrams] = {}
-        self._found: dict[bytes, tuple[Datagrams | _Denied, Place]] = {}
+        # By the head as it came: the way, the head as it is sent on, and what the way found.
+        self._found: dict[bytes, tuple[Datagrams | _Denied, bytes, Place]] = {}
         self._waiting: dict[bytes, Queue] = {}
         self.up_datagrams = self.up_bytes = self.down_datagrams = self.down_bytes = 0
         self.dropped: Counter[str] = Counter()
@@ -84,9 +84,9 @@ class Association:
         if found is None:
             self._find(head, data)
             return
-        way, place = found
+        way, onward, place = found
         try:
-            way.send(head, data, place)
+            way.send(onward, data, place)
         except DropError as error:
             self.dropped[error.code] += 1
             return
@@ -148,7 +148,8 @@ class Association:
     def _arrive(self, head: bytes, route: Route, datagrams: list[bytes]) -> None:
         way = self._ways[route.outbound.name]
         place = way.find(route.target, route.permit, self.client)
-        self._remember(head, way, place)
+        # Not the head as it came: what was judged is what is sent on.
+        self._remember(head, way, head_of(route.target), place)
         for data in datagrams:
             self.send(head, data)
 
@@ -156,12 +157,12 @@ class Association:
         """Count what is not sent. A verdict of policy is remembered, so that it costs no second."""
         self.dropped[error.code] += datagrams
         if isinstance(error, DeniedError):
-            self._remember(head, _DENIED, None)
+            self._remember(head, _DENIED, b"", None)
 
-    def _remember(self, head: bytes, way: Datagrams | _Denied, place: Place) -> None:
+    def _remember(self, head: bytes, way: Datagrams | _Denied, onward: bytes, place: Place) -> None:
         if len(self._found) >= FOUND_LIMIT:
             self._found.clear()
-        self._found[head] = way, place
+        self._found[head] = way, onward, place
 
     # -- to the client ---------------------------------------------------------------------------
 
@@ -264,28 +265,6 @@ class Association:
         finally:
             for way in self._ways.values():
                 way.close()
-
-
-def carry_up(port: ClientPort, codec: DatagramCodec, association: Association) -> None:
-    """Take what the client sends to *port* on its way, for ever."""
-    receive, read, send = port.receive, codec.read, association.send
-    while True:
-        turn = TURN
-        while turn or port.in_burst:
-            if not port.in_burst:
-                turn -= 1
-            try:
-                datagram = receive()
-                if datagram is None:
-                    port.wait_readable()
-                    continue
-                message = read(datagram)
-            except GeproxyError as error:
-                association.drop(error.code)
-                continue
-            if message is not None:
-                send(*message)
-        sleep(0)
 
 
 class _Denied:

@@ -24,7 +24,8 @@ def decode_address(data: bytes, start: int) -> tuple[Endpoint, int] | None:
     """Read ATYP ADDR PORT from *data* at *start*.
 
     Returns the endpoint and the position after it, or None while incomplete.
-    Raises ProtocolError for an unknown ATYP (its outcome says so), an empty name, or a NUL in one.
+    Raises ProtocolError for an unknown ATYP (its outcome says so). A name may hold anything, or
+    nothing: hostname.canonical() judges it.
     """
     if len(data) <= start:
         return None
@@ -37,8 +38,6 @@ def decode_address(data: bytes, start: int) -> tuple[Endpoint, int] | None:
         if len(data) <= start + 1:
             return None
         begin, end = start + 2, start + 2 + data[start + 1]
-        if begin == end:
-            raise ProtocolError("a name of length 0")
     else:
         raise ProtocolError(f"ATYP is {kind:#04x}, not 1, 3 or 4", Outcome.ADDRESS_UNSUPPORTED)
     if len(data) < end + PORT_BYTES:
@@ -48,12 +47,9 @@ def decode_address(data: bytes, start: int) -> tuple[Endpoint, int] | None:
 
 
 def _endpoint(kind: int, host: bytes, port: int) -> Endpoint:
-    if kind != AddressType.NAME:
-        return Endpoint(_address(host), port)
-    try:
+    if kind == AddressType.NAME:
         return Endpoint.from_name(host, port)
-    except ValueError as error:
-        raise ProtocolError(str(error)) from error
+    return Endpoint(_address(host), port)
 
 
 # Targets come again, and later caches (terms.text_of) find the same object without comparing.

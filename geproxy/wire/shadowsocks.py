@@ -47,7 +47,7 @@ class Target:
     def decode(cls, data: bytes) -> tuple[Self, int] | None:
         """Read one target: (target, bytes used), None if incomplete.
 
-        Raises ProtocolError for an unknown ATYP or an impossible name.
+        Raises ProtocolError for an unknown ATYP.
         """
         found = decode_address(data, 0)
         return (cls(found[0]), found[1]) if found else None

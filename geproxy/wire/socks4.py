@@ -53,8 +53,8 @@ class SocksRequest:
     def decode(cls, data: bytes) -> tuple[Self, int] | None:
         """Read one request: (request, bytes used), None if incomplete.
 
-        Raises ProtocolError for another version, an empty name, a USERID or a name that is longer
-        than 255 bytes.
+        Raises ProtocolError for another version, and for a USERID or a name that is longer than
+        255 bytes.
         """
         if data and data[0] != VERSION:
             raise ProtocolError(f"VN is {data[0]:#04x}, not 4")
@@ -66,8 +66,6 @@ class SocksRequest:
             name_end = _find_nul(data, end, MAX_NAME_BYTES, "a name")
             if name_end is None:
                 return None
-            if name_end == end:
-                raise ProtocolError("a name of length 0")
             target = Endpoint.from_name(data[end:name_end], target.port)
             end = name_end + 1
         return cls(data[1], target, data[FIXED_BYTES:user_end]), end

@@ -105,7 +105,7 @@ class SocksRequest:
         """Read one request: (request, bytes used), None if incomplete.
 
         RSV is not looked at: clients are seen to leave anything there, and it means nothing.
-        Raises ProtocolError for another version, an unknown ATYP or an impossible name.
+        Raises ProtocolError for another version and for an unknown ATYP.
         """
         _check_version(data)
         found = decode_address(data, 3)
@@ -127,7 +127,7 @@ class Reply:
     def decode(cls, data: bytes) -> tuple[Self, int] | None:
         """Read one reply: (reply, bytes used), None if incomplete.
 
-        Raises ProtocolError for another version, an unknown ATYP or an impossible name.
+        Raises ProtocolError for another version and for an unknown ATYP.
         """
         _check_version(data)
         found = decode_address(data, 3)

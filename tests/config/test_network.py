@@ -110,6 +110,7 @@ def test_what_only_looks_like_a_network_is_none(text):
 def test_what_only_looks_like_a_network_is_no_name_either(text):
     assert message_of(read_destination, text) in (
         WANTED,
+        "a name has at most 255 characters",
         "a colon stands in IPv6 addresses alone; ports have a key of their own",
     )
 
@@ -130,13 +131,19 @@ NAMES = [  # text, name
     pytest.param("localhost", "localhost", id="one label"),
     pytest.param("private", "private", id="the word"),
     pytest.param("PRIVATE", "private", id="the word in capitals"),
-    pytest.param("xn--bcher-kva.example", "xn--bcher-kva.example", id="an IDN"),
+    pytest.param("xn--bcher-kva.example", "xn--bcher-kva.example", id="an A-label"),
+    pytest.param("BÜCHER.example", "xn--bcher-kva.example", id="a name beyond ASCII"),
+    pytest.param("*.bücher.example", "*.xn--bcher-kva.example", id="a glob beyond ASCII"),
+    pytest.param("日本語。jp", "xn--wgv71a119e.jp", id="an ideographic full stop"),
+    pytest.param("\u212aelvin.example", "kelvin.example", id="the Kelvin sign"),
+    pytest.param("\uff11\uff12\uff17.1.2.3", ip_network("127.1.2.3"), id="full-width digits"),
     pytest.param("10.example.net", "10.example.net", id="a number for a label"),
     pytest.param("10.in-addr.arpa", "10.in-addr.arpa", id="a reverse zone"),
     pytest.param("0xyz", "0xyz", id="no hexadecimal number"),
     pytest.param("web*1", "web*1", id="a digit behind a wildcard"),
     pytest.param("*1", "*1", id="every name of one label that ends in 1"),
-    pytest.param("a" * 255, "a" * 255, id="the longest"),
+    pytest.param("a" * 63, "a" * 63, id="the longest label"),
+    pytest.param("a." * 126 + "a", "a." * 126 + "a", id="the longest"),
     pytest.param("1.2.3.4.", ip_network("1.2.3.4"), id="an address with a last dot is one"),
 ]
 
@@ -161,10 +168,13 @@ def test_a_name_is_read_in_lower_case_and_without_its_last_dot(text, name):
         pytest.param("a..b", LABELS, id="an empty label"),
         pytest.param("a..", LABELS, id="two dots at the end"),
         pytest.param("a" * 256, "a name has at most 255 characters", id="longer than any name"),
-        pytest.param(
-            "bücher.example", "a name outside ASCII is written in its form with xn--", id="an IDN"
-        ),
-        pytest.param("\u0661.example", "a name outside ASCII is written", id="an Arabic digit"),
+        pytest.param("a" * 64, "a name has labels of 1 to 63", id="a label longer than any"),
+        pytest.param("a." * 126 + "aa", "a name has labels of 1 to 63", id="a little too long"),
+        pytest.param("bü*.example", "a label beyond ASCII is", id="a wildcard beside an umlaut"),
+        pytest.param("bü[a].example", "a label beyond ASCII is", id="a set beside an umlaut"),
+        pytest.param("xn--ü.example", "a label beyond ASCII is", id="half an A-label"),
+        pytest.param("\u0661.example", "a label beyond ASCII has its", id="an Arabic digit"),
+        pytest.param("\ufffd.example", "a character in it stands in no name", id="no letter"),
         pytest.param("example.net:443", "a colon stands in IPv6 addresses alone", id="a port"),
         pytest.param("10.0.0.1:443", "a colon stands in IPv6 addresses alone", id="IPv4 and port"),
     ],

@@ -296,6 +296,9 @@ HOSTS = [
     pytest.param("192.0.2.7", ip_address("192.0.2.7"), id="an IPv4 address"),
     pytest.param("[2001:db8::7]", ip_address("2001:db8::7"), id="an IPv6 address"),
     pytest.param("[::ffff:192.0.2.7]", ip_address("192.0.2.7"), id="a mapped one means IPv4"),
+    pytest.param("bücher.example", "xn--bcher-kva.example", id="a name beyond ASCII"),
+    pytest.param("Relay.Example.", "relay.example.", id="a name in capitals, with its dot"),
+    pytest.param("127.1", ip_address("127.0.0.1"), id="an address in short"),
 ]
 
 
@@ -307,9 +310,10 @@ def test_a_peer_has_a_name_or_an_address(host, expected):
 WRONG_PEERS = [
     pytest.param("ss://aes-128-gcm:pw@:1", "the host of a peer is a name", id="no host"),
     pytest.param("ss://aes-128-gcm:pw@h:0", "port 0 is not in 1..65535", id="port 0"),
-    pytest.param(
-        "ss://aes-128-gcm:pw@bücher.example", "a name in ASCII", id="letters beyond ASCII"
-    ),
+    pytest.param("ss://aes-128-gcm:pw@b%C3%BCcher.example", "the host of a peer", id="percent"),
+    pytest.param("ss://aes-128-gcm:pw@256.0.0.1", "the host of a peer", id="no address"),
+    pytest.param("ss://aes-128-gcm:pw@[relay.example]:1", "the host of a peer", id="brackets"),
+    pytest.param("ss://aes-128-gcm:pw@" + "a" * 64, "the host of a peer", id="a label too long"),
     pytest.param("ss://aes-128-gcm:pw@" + "a" * 256, "the host of a peer", id="a name too long"),
     pytest.param("socks5://h:1", "scheme socks5:// is not in this version", id="socks5"),
     pytest.param("http://al:hunter2@h:1", "scheme http:// is not in this version", id="http"),

@@ -87,6 +87,9 @@ TARGETS = [  # text, host, port
     pytest.param("192.0.2.1:65535", ip_address("192.0.2.1"), 65535, id="an IPv4 address"),
     pytest.param("[2001:db8::1]:53", ip_address("2001:db8::1"), 53, id="an IPv6 address"),
     pytest.param("[::ffff:192.0.2.1]:53", ip_address("192.0.2.1"), 53, id="mapped means IPv4"),
+    pytest.param("Bücher.Example:53", "xn--bcher-kva.example", 53, id="a name beyond ASCII"),
+    pytest.param("127。0.0.1:53", ip_address("127.0.0.1"), 53, id="an ideographic full stop"),
+    pytest.param("0x7f.1:53", ip_address("127.0.0.1"), 53, id="an address in hexadecimal"),
 ]
 
 
@@ -101,13 +104,16 @@ def test_a_good_target_is_a_host_and_a_port(text, host, port):
         pytest.param("", "a port is wanted: HOST:PORT", id="nothing"),
         pytest.param("example.net", "a port is wanted: HOST:PORT", id="no port"),
         pytest.param("[::1]", "a port is wanted: HOST:PORT", id="IPv6 without a port"),
-        pytest.param(":53", "the host of a target is a name in ASCII", id="no host"),
+        pytest.param(":53", "the host of a target is a name", id="no host"),
         pytest.param("example.net:0", "port 0 is not in 1..65535", id="port 0"),
         pytest.param("example.net:65536", "port 65536 is not in 1..65535", id="a port too high"),
         pytest.param("example.net:domain", "the port is a number in 1..65535", id="a service"),
         pytest.param("::1:53", "an IPv6 address stands in brackets", id="IPv6 without brackets"),
         pytest.param("[fe80::1%eth0]:53", "without a zone", id="a zone"),
-        pytest.param("bücher.example:53", "a name in ASCII", id="a name outside ASCII"),
+        pytest.param("[example.net]:53", "the host of a target", id="a name in brackets"),
+        pytest.param(" example.net:53", "the host of a target", id="a blank in front"),
+        pytest.param("\u3000example.net:53", "the host of a target", id="a wide blank in front"),
+        pytest.param("256.1.1.1:53", "the host of a target", id="numbers that are no address"),
         pytest.param("al:hunter2@example.net:53", "stands in brackets", id="a user"),
         pytest.param("hunter2@example.net:53", "the host of a target", id="a user alone"),
         pytest.param("udp://example.net:53", "without a scheme", id="a URL"),

@@ -174,7 +174,6 @@ def test_where_users_are_wanted_a_client_that_claims_nothing_does_not_get_in() -
     "wire",
     [
         pytest.param(IPV4[:8] + b"u" * 256, id="a USERID that does not end"),
-        pytest.param(NAME[:8] + b"\0\0", id="a name of no length"),
         pytest.param(NAME[:8] + b"\0" + b"n" * 256, id="a name that does not end"),
         pytest.param(b"\x05\x01\x00", id="SOCKS5"),
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="HTTP"),

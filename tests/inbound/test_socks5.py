@@ -282,8 +282,6 @@ def test_an_unknown_address_type_is_answered_with_rep_8_at_once(kind: int) -> No
     [
         pytest.param(b"\x04\x01\x00" + IPV4, id="VER 4"),
         pytest.param(b"\x01\x01\x00" + IPV4, id="the VER of RFC 1929"),
-        pytest.param(CONNECT + b"\x03\x00\x00\x50", id="a name of no length"),
-        pytest.param(CONNECT + b"\x03\x03a\x00b\x00\x50", id="a name with a NUL"),
     ],
 )
 def test_a_request_that_cannot_be_is_answered_with_rep_1(request_bytes: bytes) -> None:

@@ -92,8 +92,7 @@ def at(proxy: Proxy, listen: str) -> tuple[str, int]:
 
 TARGETS: list[Host] = [
     "only-the-far-end-knows.invalid",
-    "n" * 255,
-    "127.0.0.1",
+    "n." * 126 + "n",
     IPv4Address("192.0.2.1"),
     IPv6Address("2001:db8::1"),
 ]

@@ -13,12 +13,19 @@ from itertools import cycle
 
 import pytest
 
-from geproxy.errors import DeadlineError, DialError, DropError, ProtocolError
+from geproxy.errors import DeadlineError, DeniedError, DialError, DropError, ProtocolError
 from geproxy.net import udp
 from geproxy.net.datagram import MAX_SEGMENTS, QUEUE_LIMIT, DatagramSocket, Sockaddr
 from geproxy.net.deadline import Deadline
-from geproxy.net.udp import adopted, open_outwards, open_towards, open_towards_clients, target_of
-from geproxy.terms import Endpoint
+from geproxy.net.udp import (
+    adopted,
+    head_of,
+    open_outwards,
+    open_towards,
+    open_towards_clients,
+    target_of,
+)
+from geproxy.terms import Address, Endpoint
 from geproxy.wire.address import encode_address
 from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS, beside, noise, settle
 from tests.support.datagrams import (
@@ -708,6 +715,25 @@ def test_a_head_names_its_target(endpoint: Endpoint) -> None:
 
 
 def test_an_impossible_head_is_a_protocol_error() -> None:
-    for head in (b"\x02\0\0\0\0\0\0", b"\x03\0\0\x35", b"\x03\x01\0\0\x35"):
-        with pytest.raises(ProtocolError):
-            target_of(head)
+    with pytest.raises(ProtocolError):
+        target_of(b"\x02\0\0\0\0\0\0")
+
+
+@pytest.mark.parametrize("name", [b"", b"\0", b"a b", b"\xff", b"fe80::1%lo", b"a" * 64])
+def test_the_head_of_what_is_no_host_is_denied(name: bytes) -> None:
+    with pytest.raises(DeniedError):
+        target_of(b"\x03" + bytes((len(name),)) + name + b"\0\x35")
+
+
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        pytest.param(b"[127.0.0.1]", IPv4Address("127.0.0.1"), id="brackets"),
+        pytest.param(b" 127.1 ", IPv4Address("127.0.0.1"), id="blanks"),
+        pytest.param("BÜCHER.example".encode(), "xn--bcher-kva.example", id="beyond ASCII"),
+    ],
+)
+def test_a_head_names_its_target_in_the_one_spelling(name: bytes, host: Address | str) -> None:
+    head = b"\x03" + bytes((len(name),)) + name + b"\0\x35"
+    assert target_of(head) == Endpoint(host, 53)
+    assert head_of(target_of(head)) == encode_address(Endpoint(host, 53))

@@ -90,17 +90,10 @@ def was_dialed(sock: socket.socket) -> bool:
         pytest.param(LOOPBACK, "127.0.0.1", id="an address"),
         pytest.param(IPv6Address("::1"), "::1", id="an IPv6 address"),
         pytest.param(IPv6Address("::ffff:127.0.0.1"), "127.0.0.1", id="a mapped one"),
-        pytest.param("127.0.0.1", "127.0.0.1", id="an address as a name"),
-        pytest.param("::1", "::1", id="an IPv6 address as a name"),
-        pytest.param("::ffff:127.0.0.1", "127.0.0.1", id="a mapped one as a name"),
-        pytest.param("127.1", "127.0.0.1", id="127.1"),
-        pytest.param("0x7f000001", "127.0.0.1", id="hexadecimal"),
-        pytest.param("0177.0.0.1", "127.0.0.1", id="octal"),
-        pytest.param("2130706433", "127.0.0.1", id="one number"),
     ],
 )
-def test_a_literal_is_judged_as_the_address_it_spells_and_looked_up_nowhere(
-    host: Address | str, dialed: str
+def test_an_address_is_judged_as_the_one_that_is_dialed_and_looked_up_nowhere(
+    host: Address, dialed: str
 ) -> None:
     judge = Judge()
     with listening(dialed) as sock:
@@ -229,10 +222,10 @@ def test_what_is_permitted_takes_the_families_in_turn() -> None:
     assert [str(endpoint.host) for endpoint in endpoints] == ["::1", "127.0.0.1", "::2"]
 
 
-def test_a_literal_is_judged_and_looked_up_nowhere() -> None:
+def test_an_address_is_judged_and_looked_up_nowhere() -> None:
     judge = Judge()
     there = Endpoint(LOOPBACK, 80)
-    assert dialer().permitted(Endpoint("127.1", 80), judge, CLIENT) == [there]
+    assert dialer().permitted(there, judge, CLIENT) == [there]
     assert judge.asked == [there]
 
 

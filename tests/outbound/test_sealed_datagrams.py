@@ -311,15 +311,13 @@ def test_everything_goes_to_the_peer_and_names_are_its_business() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "judged"),
+    "host",
     [
-        pytest.param(IPv4Address("127.0.0.1"), "127.0.0.1", id="an IPv4 address"),
-        pytest.param(IPv6Address("::1"), "::1", id="an IPv6 address"),
-        pytest.param("127.1", "127.0.0.1", id="an address in an odd spelling"),
-        pytest.param("0x7f000001", "127.0.0.1", id="an address in hexadecimal"),
+        pytest.param(IPv4Address("127.0.0.1"), id="an IPv4 address"),
+        pytest.param(IPv6Address("::1"), id="an IPv6 address"),
     ],
 )
-def test_an_address_is_judged_here_too(host: Address | str, judged: str) -> None:
+def test_an_address_is_judged_here_too(host: Address) -> None:
     asked = []
 
     def deny(endpoint: Endpoint) -> None:
@@ -328,7 +326,7 @@ def test_an_address_is_judged_here_too(host: Address | str, judged: str) -> None
 
     with way_through() as way, pytest.raises(DeniedError):
         way.datagrams.find(Endpoint(host, 53), deny, CLIENT)
-    assert asked == [Endpoint(ip_address(judged), 53)]
+    assert asked == [Endpoint(host, 53)]
 
 
 def test_a_peer_may_have_a_name_which_is_looked_up_here() -> None:

@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 
 from geproxy.config.settings import Rule, To
 from geproxy.errors import DeniedError, ResolveError
-from geproxy.net.resolver import literal
+from geproxy.hostname import canonical
 from geproxy.policy.gate import Gate
 from geproxy.seams import (
     Datagrams,
@@ -71,7 +71,7 @@ def gate(
     """A gate of a proxy that listens at *listening*; on UDP too, if *datagrams* says no other."""
     streams = [endpoint(text) for text in listening]
     on_udp = streams if datagrams is None else [endpoint(text) for text in datagrams]
-    return Gate(WAYS, own, streams, on_udp, rules, (names or Names({})).resolve, literal)
+    return Gate(WAYS, own, streams, on_udp, rules, (names or Names({})).resolve)
 
 
 def rule(
@@ -129,12 +129,12 @@ def subject(
 
 
 def endpoint(text: str) -> Endpoint:
-    """Read NAME:PORT, ADDRESS:PORT or [ADDRESS]:PORT. What is no plain address is a name."""
+    """Read NAME:PORT, ADDRESS:PORT or [ADDRESS]:PORT, as a session does; [::ffff:...] stays."""
     host, _, port = text.rpartition(":")
     try:
         return Endpoint(ip_address(host.strip("[]")), int(port))
     except ValueError:
-        return Endpoint(host, int(port))
+        return canonical(Endpoint(host, int(port)))
 
 
 def passes(permit: Permit, target: Endpoint) -> bool:

@@ -15,8 +15,9 @@ from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import interrupt
 from geproxy.outbound.direct import DirectDatagrams
 from geproxy.relay import datagram
-from geproxy.relay.datagram import WAITING_NAMES, carry_up
+from geproxy.relay.datagram import WAITING_NAMES
 from geproxy.relay.queue import WAITING_BYTES, WAITING_DATAGRAMS
+from geproxy.relay.upward import carry_up
 from geproxy.terms import Endpoint, Filtering
 from geproxy.wire.address import encode_address
 from tests.support.associations import Around, association
@@ -255,20 +256,21 @@ def test_a_name_whose_addresses_are_denied_is_looked_up_once() -> None:
 
 def test_every_drop_is_counted_by_its_reason_and_ends_nothing() -> None:
     with association() as around, udp_peer() as target:
+        around.association.send(b"\x02\x00\x00\x35", b"another ATYP")
         around.association.send(b"\x03\x00\x00\x35", b"an empty name")
         around.association.send(b"\x03\x01\x00\x00\x35", b"a name with a NUL")
         around.send(Endpoint("nobody.example", 53))
-        around.wait_for_drops(protocol=2, resolve=1)
+        around.wait_for_drops(protocol=1, denied=2, resolve=1)
         around.send(target.endpoint, bytes(MAX_PAYLOAD_BYTES + 1))
-        around.wait_for_drops(protocol=2, resolve=1, size=1)
+        around.wait_for_drops(protocol=1, denied=2, resolve=1, size=1)
         around.send(target.endpoint, bytes(MAX_PAYLOAD_BYTES + 1))
         around.association.drop("replay")
-        around.wait_for_drops(protocol=2, resolve=1, size=2, replay=1)
+        around.wait_for_drops(protocol=1, denied=2, resolve=1, size=2, replay=1)
         around.send(target.endpoint, b"and on it goes")
         _, source = target.receive()
         around.reply_fault = DropError("early")
         target.send(b"lost", source)
-        around.wait_for_drops(protocol=2, resolve=1, size=2, replay=1, early=1)
+        around.wait_for_drops(protocol=1, denied=2, resolve=1, size=2, replay=1, early=1)
         around.reply_fault = None
         target.send(b"found", source)
         around.wait_for_replies(1)
