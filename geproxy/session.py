@@ -6,11 +6,13 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from geproxy.errors import (
     AuthenticationError,
     DeadlineError,
+    DeniedError,
     DialError,
     GeproxyError,
     ProtocolError,
@@ -35,6 +37,7 @@ from geproxy.terms import Command, Endpoint, Outcome
 
 # RFC 1928 §6 wants the connection closed within 10 s of a refusal; this is enough to deliver it.
 LINGER_SECONDS = 2.0
+UNSPECIFIED = IPv4Address(0)
 WATCH_SECONDS = 0.5  # of a BIND whose client spoke early: its port closes within a second
 
 
@@ -65,7 +68,7 @@ def serve(client: Stream, listener: Listener, site: Site) -> None:
             request = listener.inbound.negotiate(client)
         record.asked(request)
         # Here for every inbound: nothing behind this line sees a host in another spelling.
-        request.target = record.target = canonical(request.target)
+        request.target = record.target = one_spelling(request)
         subject = Subject(listener, client.peer.address, request.user, request.command)
         match request.command:
             case Command.CONNECT:
@@ -82,6 +85,20 @@ def serve(client: Stream, listener: Listener, site: Site) -> None:
         report(record, None, site.log)
     finally:
         client.close()
+
+
+def one_spelling(request: Request) -> Endpoint:
+    """Give the target in the one spelling of its host (hostname.canonical).
+
+    Raises DeniedError for what is no host. What UDP ASSOCIATE announces is a hint, and never a
+    reason to refuse (RFC 1928 §6): such a hint says nothing.
+    """
+    try:
+        return canonical(request.target)
+    except DeniedError:
+        if request.command is not Command.UDP_ASSOCIATE:
+            raise
+        return Endpoint(UNSPECIFIED, 0)
 
 
 def connect(request: Request, subject: Subject, record: Record, site: Site) -> None:

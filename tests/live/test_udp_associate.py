@@ -181,8 +181,19 @@ def test_an_announced_port_is_heard_and_no_other(direct: Proxy, host: IPv4Addres
         assert there.data == [b"the client"]
 
 
-def test_what_a_client_behind_nat_announces_is_not_taken_for_its_port(direct: Proxy) -> None:
-    announced = IPv4Address("192.168.9.9"), 5000
+@pytest.mark.parametrize(
+    "host",
+    [
+        pytest.param(IPv4Address("192.168.9.9"), id="an address behind NAT"),
+        pytest.param("client.example", id="a name"),
+        pytest.param("not a name", id="what is no name"),
+        pytest.param("", id="nothing"),
+    ],
+)
+def test_what_a_client_announces_besides_its_own_address_is_neither_taken_nor_refused(
+    direct: Proxy, host: IPv4Address | str
+) -> None:
+    announced = host, 5000
     with datagram_target() as there, Association.open(at(direct, IPV4), announced) as client:
         client.send(there.host, there.port, b"hello")
         assert client.receive()[1] == b"hello"
@@ -195,10 +206,10 @@ HOSTILE = [
     pytest.param(b"", "protocol", id="nothing"),
     pytest.param(b"\0\0\0", "protocol", id="a header that is cut off"),
     pytest.param(b"\0\0\0\x02rest", "protocol", id="an unknown address type"),
-    pytest.param(b"\0\0\0\x03\x00\0\x35x", "protocol", id="a name of no bytes"),
+    pytest.param(b"\0\0\0\x03\x00\0\x35x", "denied", id="a name of no bytes"),
     pytest.param(datagram(IPv4Address(IPV4), 0, b"x"), "denied", id="DST.PORT 0"),
     pytest.param(datagram(IPv4Address(IPV4), 25, b"x"), "denied", id="port 25"),
-    pytest.param(datagram("not a name", 80, b"x"), "resolve", id="a name that is none"),
+    pytest.param(datagram("not a name", 80, b"x"), "denied", id="a name that is none"),
 ]
 
 

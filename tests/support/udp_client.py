@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import Self
 
 from tests.support.proxy import Line, Proxy
@@ -98,7 +98,7 @@ class Association:
     def open(
         cls,
         proxy: Address,
-        announced: tuple[IPv4Address | IPv6Address, int] | None = None,
+        announced: tuple[Host, int] | None = None,
         login: tuple[str, str] | None = None,
     ) -> Self:
         """Ask for an association; *announced* is DST.ADDR and DST.PORT, all zeros without.
@@ -116,7 +116,7 @@ class Association:
 
     def ask(
         self,
-        announced: tuple[IPv4Address | IPv6Address, int] | None = None,
+        announced: tuple[Host, int] | None = None,
         login: tuple[str, str] | None = None,
     ) -> None:
         """Greeting, authentication, request. Raises LoginError, RefusedError."""
