@@ -1,8 +1,9 @@
-"""Measure geproxy and its installed peers side by side.
+"""Measure geproxy and its installed peers side by side, or two checkouts of geproxy.
 
 Usage: python -m benchmarks [--quick | --streams] [--only PATTERN] [--rounds N]
                             [--seconds S] [--workers N] [--control NAME] [--output FOLDER]
-       python -m benchmarks --list
+       python -m benchmarks --against CHECKOUT [--minutes M] [--only PATTERN] [--output FOLDER]
+       python -m benchmarks [--against CHECKOUT] --list
        python -m benchmarks (--show | --markdown) FILE
 """
 
@@ -11,15 +12,15 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, markdown, network, plot, report
-from benchmarks.load import Held, LoadError, compile_into
+from benchmarks import against, machine, markdown, network, plot, report, turns, verdict
+from benchmarks.load import LoadError
 from benchmarks.plan import Plan, Row, chosen, cores, most_connections
 from benchmarks.rounds import measure_rows
-from benchmarks.work import Bench
+from benchmarks.running import StartError
+from benchmarks.work import ready
 
 RESULTS = Path(__file__).parent / "results"
 STREAM_GIBIBYTES = 4.0
@@ -32,6 +33,12 @@ def _arguments() -> argparse.Namespace:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--quick", action="store_true", help="a few rows, in under two minutes")
     kind.add_argument("--streams", action="store_true", help="4 GiB each way, each byte compared")
+    kind.add_argument(
+        "--against", metavar="CHECKOUT", type=Path, help="whether any row is worse than there"
+    )
+    parser.add_argument(
+        "--minutes", metavar="M", type=float, default=10.0, help="of --against, at most: 10"
+    )
     parser.add_argument("--only", metavar="PATTERN", default="", help="rows with such names")
     parser.add_argument("--rounds", metavar="N", type=int, help="5; 3 if quick, 1 of streams")
     parser.add_argument("--seconds", metavar="S", type=float, help="each: 1.0, or 0.5 with --quick")
@@ -47,6 +54,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--show", metavar="FILE", type=Path, help="the tables of an earlier run")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="README's table of one")
     return parser.parse_args()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _rows(arguments: argparse.Namespace) -> list[Row]:
@@ -65,12 +76,8 @@ def _measure(arguments: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:
     results |= {"workers": arguments.workers, "most_idle_connections": most}
     results["network"] = network.isolate(arguments.control)
     results["congestion_control"] = network.congestion_control()
-    with tempfile.TemporaryDirectory(prefix="geproxy-bench-") as folder:
-        program = compile_into(Path(folder))
-        room = {"connections": most}
-        with Held(program, "targets", **room) as near, Held(program, "targets", **room) as far:
-            bench = Bench(program, near.figures, far.figures, seconds)
-            found = measure_rows(rows, bench, rounds, lambda line: print(line, file=sys.stderr))
+    with ready(seconds, most) as bench:
+        found = measure_rows(rows, bench, rounds, _say)
     results["rows"] = report.rows(found)
     results["goals"] = report.judged(results["rows"])
     results["missing"] = machine.missing()
@@ -88,25 +95,44 @@ def _name(arguments: argparse.Namespace, results: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Do what the command line says; 1 if geproxy failed a row, or nothing could be measured."""
+    """Do what the command line says; 1 if geproxy failed a row, is worse, or cannot be measured."""
     arguments = _arguments()
-    if arguments.show:
-        print(report.text(report.read(arguments.show)))
+    if arguments.show or arguments.markdown:
+        print(_shown(arguments))
         return 0
-    if arguments.markdown:
-        print(markdown.table(report.read(arguments.markdown)))
-        return 0
-    rows = _rows(arguments)
     if arguments.list:
+        rows = turns.chosen(arguments.only) if arguments.against else _rows(arguments)
         print("\n".join(row.name for row in rows))
         return 0
     # An end from outside is one by way of every finally: nothing that was started stays.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        results = _measure(arguments, rows)
-    except LoadError as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
+        if arguments.against:
+            return _against(arguments)
+        return _side_by_side(arguments)
+    except (LoadError, StartError) as error:
+        _say(f"benchmarks: {error}")
         return 1
+
+
+def _shown(arguments: argparse.Namespace) -> str:
+    results = report.read(arguments.show or arguments.markdown)
+    if "checkouts" in results:
+        return verdict.text(results) if arguments.show else verdict.markdown(results)
+    return report.text(results) if arguments.show else markdown.table(results)
+
+
+def _against(arguments: argparse.Namespace) -> int:
+    rows = turns.chosen(arguments.only)
+    results = against.measure(arguments.against, rows, arguments.minutes * 60, _say)
+    path = arguments.output / f"{against.name(results)}.json"
+    report.write(results, path)
+    print(f"\n{verdict.text(results)}\n\nwritten: {path}")
+    return int(verdict.worse(results["rows"]))
+
+
+def _side_by_side(arguments: argparse.Namespace) -> int:
+    results = _measure(arguments, _rows(arguments))
     path = arguments.output / f"{_name(arguments, results)}.json"
     report.write(results, path)
     plot.write(results, path.with_suffix(".svg"))

@@ -24,6 +24,7 @@ NO_LIMIT_SESSIONS = 40_000
 class Setting:
     """What one start of a contender is given."""
 
+    program: str  # the contender's own
     folder: Path
     front_port: int  # where clients come
     peer_port: int  # a sealed pair: where its far end listens
@@ -90,7 +91,7 @@ level = "warning"
 sessions = {NO_LIMIT_SESSIONS}
 {tables}
 """
-    return Command([GEPROXY, "-f", _write(setting, f"{name}.conf", text)], port)
+    return Command([setting.program, "-f", _write(setting, f"{name}.conf", text)], port)
 
 
 def _front(setting: Setting, scheme: str = "socks5") -> str:

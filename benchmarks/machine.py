@@ -24,18 +24,19 @@ MEASURED = ("geproxy", "bin", "benchmarks", ":!benchmarks/results")
 LIBRARIES = ("gevent", "greenlet", "cryptography")
 
 
-def _output(*command: str) -> str:
+def output(*command: str, root: Path = ROOT) -> str:
+    """What *command* says in the checkout at *root*; empty if it fails."""
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=20)
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def commit() -> tuple[str, bool]:
+def commit(root: Path = ROOT) -> tuple[str, bool]:
     """The short name of the checkout's commit, and whether the tree differs from it."""
-    name = _output("git", "rev-parse", "--short", "HEAD") or "unknown"
-    differs = _output("git", "status", "--porcelain", "--", *MEASURED)
+    name = output("git", "rev-parse", "--short", "HEAD", root=root) or "unknown"
+    differs = output("git", "status", "--porcelain", "--", *MEASURED, root=root)
     return name, bool(differs)
 
 
@@ -45,17 +46,17 @@ def _cpu_model() -> str:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"geproxy": _output(str(ROOT / "bin" / "geproxy"), "--version")}
+    versions = {"geproxy": output(str(ROOT / "bin" / "geproxy"), "--version")}
     versions["python"] = " ".join(sys.version.split())  # compiler and flags make a tenth of speed
     versions |= {name: metadata.version(name) for name in LIBRARIES}
     versions["openssl"] = backend.openssl_version_text()
     for tool in ("cc", "strace"):
-        versions[tool] = _output(tool, "--version").partition("\n")[0]
+        versions[tool] = output(tool, "--version").partition("\n")[0]
     for contender in (*PLAIN[1:], *SEALED[1:], *HTTP[1:]):
         if find(contender.program) is None:
             continue
         query = ("dpkg-query", "--show", "--showformat=${Version}", contender.package)
-        known = _output(*query) if shutil.which("dpkg-query") else ""
+        known = output(*query) if shutil.which("dpkg-query") else ""
         versions[contender.name] = known or "of no package"
     return versions
 

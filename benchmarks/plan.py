@@ -7,6 +7,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from benchmarks import calls, contenders, work
 from benchmarks.contenders import DIRECT, Contender
@@ -41,6 +42,13 @@ class Row:
     fresh: bool = False  # each measurement gets a contender that was just started
     quick: bool = False  # belongs to the quick mode
     once: bool = False  # it counts what does not differ from round to round
+
+
+class Named(Protocol):
+    """What is chosen by its name."""
+
+    @property
+    def name(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,7 @@ def _without(who: tuple[Contender, ...], name: str) -> tuple[Contender, ...]:
     return tuple(each for each in who if each.name != name)
 
 
-def chosen(row: Row, pattern: str) -> bool:
+def chosen(row: Named, pattern: str) -> bool:
     """Whether *pattern*, a glob or a part of a name, chooses *row*."""
     return pattern in row.name or fnmatch.fnmatchcase(row.name, pattern)
 

@@ -134,7 +134,7 @@ def _table(name: str, row: Json) -> str:
         cells += [_times(entry["geproxy_ratio"].get(metric)) for metric in compared]
         lines.append([label, *cells])
         failures += _failures(label, entry)
-    return "\n".join([*_aligned(lines), *failures])
+    return "\n".join([*aligned(lines), *failures])
 
 
 def _compared(metrics: Sequence[str]) -> list[str]:
@@ -173,10 +173,11 @@ def _goal_table(verdicts: Sequence[Json]) -> str:
                 "met" if verdict["aim_met"] else "missed",
             ]
         )
-    return "\n".join(_aligned(lines)) if len(lines) > 1 else ""
+    return "\n".join(aligned(lines)) if len(lines) > 1 else ""
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells as text: the first of each to the left, the others to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return [
         "  ".join(

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,7 +51,13 @@ class Running:
     """The processes of one contender in a folder of their own, between enter and exit."""
 
     def __init__(
-        self, contender: Contender, dialect: str, *, workers: int, method: str = ""
+        self,
+        contender: Contender,
+        dialect: str,
+        *,
+        workers: int,
+        method: str = "",
+        environment: Mapping[str, str] | None = None,  # None: ours
     ) -> None:
         self.name = contender.name
         self.dialect = dialect
@@ -60,6 +67,7 @@ class Running:
         self._contender = contender
         self._workers = workers
         self._method = method
+        self._environment = environment
         self._processes: list[subprocess.Popen[bytes]] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -113,7 +121,13 @@ class Running:
         folder = Path(self._folder.name)
         self.port = free_port()
         setting = Setting(
-            folder, self.port, free_port(), self._workers, self._method, self._password
+            self._contender.program,
+            folder,
+            self.port,
+            free_port(),
+            self._workers,
+            self._method,
+            self._password,
         )
         commands = self._contender.prepare(setting)
         began = time.monotonic()
@@ -127,6 +141,7 @@ class Running:
             process = subprocess.Popen(
                 command.arguments,
                 cwd=folder,
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

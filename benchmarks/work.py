@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import measure
-from benchmarks.load import Beside, Figures, Held, LoadError, run
+from benchmarks.load import Beside, Figures, Held, LoadError, compile_into, run
 from benchmarks.running import Running
 
 MIB = 1 << 20
@@ -37,6 +39,16 @@ class Bench:
     def far_port(self, service: str) -> int:
         """Where *service* is, of the target process for bulk and for idle connections."""
         return int(self.far[service])
+
+
+@contextmanager
+def ready(seconds: float, connections: int) -> Iterator[Bench]:
+    """The generator, compiled, and its targets, which have room for so many connections."""
+    with tempfile.TemporaryDirectory(prefix="geproxy-bench-") as folder:
+        program = compile_into(Path(folder))
+        room = {"connections": connections}
+        with Held(program, "targets", **room) as near, Held(program, "targets", **room) as far:
+            yield Bench(program, near.figures, far.figures, seconds)
 
 
 Work = Callable[[Bench, Running], Figures]

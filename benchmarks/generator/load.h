@@ -24,7 +24,7 @@ struct options {
     const char *user;  /* RFC 1929: who logs in; NULL: nobody has to */
     const char *password;
     int connections;
-    uint64_t count;    /* short: how many in all; 0: for as long as `seconds` */
+    uint64_t count;    /* short, UDP: how many in all; 0: for as long as `seconds` */
     double seconds;    /* for how long new work begins */
     uint64_t bytes;    /* bulk: per connection; 0: for as long as `seconds` */
     uint64_t block;    /* bulk: how much is ordered at a time */

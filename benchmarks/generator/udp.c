@@ -51,7 +51,7 @@ static void flush(void) {
 }
 
 static void launch(uint64_t slot, uint64_t now) {
-    if (now >= end_ns) {
+    if (chosen->count ? sequence >= chosen->count : now >= end_ns) {
         flights[slot].sequence = 0;
         if (--live == 0)
             loop_stop();
