@@ -2,6 +2,7 @@
 # make test   every promise, proven; as root on Debian the real peers are installed first
 # make lint   ruff and mypy --strict
 # make bench  geproxy beside its peers: see benchmarks/README.md; bench-quick, bench-streams
+# make bench-against BASE=CHECKOUT   whether this checkout costs more user time than that one
 #
 # make install [DESTDIR=…] [prefix=/usr]   program, configuration, manual, service; uninstall
 
@@ -18,7 +19,7 @@ runstatedir = /run
 DESTDIR =
 
 .PHONY: run test unit lint peers clean install install-program install-files uninstall
-.PHONY: bench bench-quick bench-streams
+.PHONY: bench bench-quick bench-streams bench-against
 
 run: .venv/.installed
 	bin/geproxy -f etc/geproxy.conf
@@ -42,6 +43,10 @@ bench-quick: .venv/.installed
 
 bench-streams: .venv/.installed
 	.venv/bin/python -m benchmarks --streams
+
+bench-against: .venv/.installed
+	@test -n "$(BASE)" || { echo "bench-against: give BASE=CHECKOUT" >&2; exit 1; }
+	.venv/bin/python -m benchmarks --against "$(BASE)"
 
 .venv: .venv/.installed
 

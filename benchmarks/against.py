@@ -24,7 +24,6 @@ def measure(path: Path, rows: list[Row], seconds: float, say: Say, *, part: floa
         raise LoadError("no row has such a name")
     base = checkouts.at(path)
     results: Json = {**machine.describe(), "minutes": seconds / 60}
-    results["reference_loop"] = {"version": reference.VERSION, "turns": reference.TURNS}
     results["checkouts"] = {BASE: base.describe(), THIS: checkouts.THIS.describe()}
     results["network"] = network.isolate()
     results["congestion_control"] = network.congestion_control()

@@ -16,6 +16,7 @@ from typing import Any
 
 from cryptography.hazmat.backends.openssl import backend
 
+from benchmarks import reference
 from benchmarks.contenders import HTTP, PLAIN, ROOT, SEALED, find
 from benchmarks.plan import cores
 
@@ -75,6 +76,7 @@ def describe() -> dict[str, Any]:
         "cores": cores(),
         "load_average": list(os.getloadavg()),
         "nofile": list(resource.getrlimit(resource.RLIMIT_NOFILE)),
+        "reference_loop": {"version": reference.VERSION, "turns": reference.TURNS},
         "versions": _versions(),
     }
 

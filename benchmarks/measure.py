@@ -6,9 +6,11 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks import reference
 from benchmarks.load import NOT_HERE, LoadError
 
 Result = TypeVar("Result")
@@ -57,14 +59,26 @@ def _tree(leaders: Collection[int], stats: dict[int, Stat]) -> set[int]:
     return found
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What some work has cost the trees."""
+
+    cpu_seconds: float  # user and system
+    user_loops: float  # user time in reference loops: see reference.py
+
+
 def cpu_seconds(leaders: Collection[int]) -> float:
     """What the trees of *leaders* have used, user and system, the ended among them included."""
+    return _seconds(leaders, (UTIME, STIME, CUTIME, CSTIME))
+
+
+def _user_seconds(leaders: Collection[int]) -> float:
+    return _seconds(leaders, (UTIME, CUTIME))
+
+
+def _seconds(leaders: Collection[int], fields: Collection[int]) -> float:
     stats = _stats()
-    ticks = sum(
-        int(stats[pid][field])
-        for pid in _tree(leaders, stats)
-        for field in (UTIME, STIME, CUTIME, CSTIME)
-    )
+    ticks = sum(int(stats[pid][field]) for pid in _tree(leaders, stats) for field in fields)
     return ticks / TICKS_PER_SECOND
 
 
@@ -85,11 +99,18 @@ def settled_cpu_seconds(leaders: Collection[int]) -> float:
     return before
 
 
-def charged(leaders: Collection[int], work: Callable[[], Result]) -> tuple[Result, float]:
-    """Do *work*; returns its result, and the CPU seconds that it has cost the trees."""
+def charged(leaders: Collection[int], work: Callable[[], Result]) -> tuple[Result, Cost]:
+    """Do *work*; returns its result, and what it has cost the trees.
+
+    The reference loop runs right before and right after it.
+    """
     before = settled_cpu_seconds(leaders)
+    user_before = _user_seconds(leaders)
+    loop_before = reference.seconds()
     result = work()
-    return result, settled_cpu_seconds(leaders) - before
+    loop_seconds = (loop_before + reference.seconds()) / 2
+    cpu = settled_cpu_seconds(leaders) - before
+    return result, Cost(cpu, (_user_seconds(leaders) - user_before) / loop_seconds)
 
 
 def pss_kib(leaders: Collection[int]) -> int:

@@ -15,6 +15,8 @@ Outcome = Figures | str  # the figures of one measurement, or why there are none
 Outcomes = dict[str, list[Outcome]]  # by label, one of each round
 Say = Callable[[str], None]
 
+OF_CPU = ("cpu_", "user_")  # so the names of figures begin that are a contender's CPU time
+
 
 class Stage:
     """The contenders that run now: those of one group wait side by side for their turns."""
@@ -99,7 +101,7 @@ def _measure(stage: Stage, bench: Bench, row: Row, entry: Entry) -> Outcome:
 
 def _uncharged(figures: Figures) -> Figures:
     """Without a proxy there is nobody whose CPU time could be counted."""
-    return {name: value for name, value in figures.items() if not name.startswith("cpu_")}
+    return {name: value for name, value in figures.items() if not name.startswith(OF_CPU)}
 
 
 def _prepared(row: Row, entry: Entry) -> Running:

@@ -246,9 +246,9 @@ def measure(wanted: list[Row], contest: Contest, seconds: float, say: Say) -> tu
 
 
 def _visit(contenders: Contenders, row: Row) -> list[Round]:
-    contenders.warm_up(row)
     orders = itertools.cycle(itertools.permutations((BASE, BASE_AGAIN, THIS)))
     try:
+        contenders.warm_up(row)
         return [contenders.round(row, next(orders)) for _ in range(ROUNDS_EACH_PASS)]
     except LoadError as error:
         raise LoadError(f"{row.name}: {error}") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import measure
 from benchmarks.load import Beside, Figures, Held, LoadError, compile_into, run
+from benchmarks.measure import Cost
 from benchmarks.running import Running
 
 MIB = 1 << 20
@@ -58,7 +59,7 @@ def short(connections: int = 64) -> Work:
     """Short connections, *connections* at once."""
 
     def work(bench: Bench, running: Running) -> Figures:
-        found, cpu_seconds = measure.charged(
+        found, cost = measure.charged(
             running.leaders,
             lambda: short_connections(bench, running, connections, seconds=bench.seconds),
         )
@@ -66,7 +67,8 @@ def short(connections: int = 64) -> Work:
             "per_second": found["count"] / found["seconds"],
             "p50_ms": found["p50_ms"],
             "p99_ms": found["p99_ms"],
-            "cpu_ms": cpu_seconds / found["count"] * 1000,
+            "cpu_ms": cost.cpu_seconds / found["count"] * 1000,
+            "user_loops": cost.user_loops / found["count"],
             "failures": found["failures"],
         }
 
@@ -97,7 +99,7 @@ def bulk(connections: int, *, up: bool) -> Work:
     """Bytes in one direction over *connections*."""
 
     def work(bench: Bench, running: Running) -> Figures:
-        found, cpu_seconds = measure.charged(
+        found, cost = measure.charged(
             running.leaders,
             lambda: run(
                 bench.program,
@@ -109,7 +111,7 @@ def bulk(connections: int, *, up: bool) -> Work:
                 seconds=bench.seconds,
             ),
         )
-        return _rates(found, cpu_seconds)
+        return _rates(found, cost)
 
     return work
 
@@ -119,7 +121,7 @@ def stream(gibibytes: float, *, up: bool) -> Work:
 
     def work(bench: Bench, running: Running) -> Figures:
         size = int(gibibytes * 1024) * MIB
-        found, cpu_seconds = measure.charged(
+        found, cost = measure.charged(
             running.leaders,
             lambda: run(
                 bench.program,
@@ -134,15 +136,16 @@ def stream(gibibytes: float, *, up: bool) -> Work:
         )
         if found["bytes"] != size or not found["compared"]:
             raise LoadError(f"{found['bytes']} of {size} bytes were compared")
-        return {**_rates(found, cpu_seconds), "bytes": found["bytes"]}
+        return {**_rates(found, cost), "bytes": found["bytes"]}
 
     return work
 
 
-def _rates(found: Figures, cpu_seconds: float) -> Figures:
+def _rates(found: Figures, cost: Cost) -> Figures:
     return {
         "mb_per_second": found["bytes"] / found["seconds"] / MEGABYTE,
-        "cpu_s_per_gb": cpu_seconds / (found["bytes"] / GB),
+        "cpu_s_per_gb": cost.cpu_seconds / (found["bytes"] / GB),
+        "user_loops_per_gb": cost.user_loops / (found["bytes"] / GB),
     }
 
 
@@ -187,7 +190,7 @@ def datagrams(payload: int, flight: int) -> Work:
     """Datagrams there and back through one association, *flight* of them under way."""
 
     def work(bench: Bench, running: Running) -> Figures:
-        found, cpu_seconds = measure.charged(
+        found, cost = measure.charged(
             running.leaders,
             lambda: run(
                 bench.program,
@@ -201,7 +204,8 @@ def datagrams(payload: int, flight: int) -> Work:
         )
         return {
             "per_second": found["count"] / found["seconds"],
-            "cpu_s_per_100k": cpu_seconds / found["count"] * 1e5,
+            "cpu_s_per_100k": cost.cpu_seconds / found["count"] * 1e5,
+            "user_loops_per_datagram": cost.user_loops / found["count"],
             "p50_ms": found["p50_ms"],
             "p99_ms": found["p99_ms"],
             "lost": found["lost"],

@@ -78,6 +78,14 @@ def test_datagrams_come_back(program: Path, targets: Figures) -> None:
     assert found["count"] >= 8
 
 
+@pytest.mark.parametrize("flight", [1, 8, 100])
+def test_so_many_datagrams_go_out_as_were_asked_for(
+    program: Path, targets: Figures, flight: int
+) -> None:
+    found = run(program, "udp", target=targets["datagrams"], flight=flight, count=40)
+    assert found["count"] + found["lost"] == 40
+
+
 def test_idle_connections_are_open_until_they_are_left(program: Path, targets: Figures) -> None:
     with Held(program, "idle", target=targets["echo"], connections=100, payload=1) as idle:
         assert idle.figures == {"open": 100}

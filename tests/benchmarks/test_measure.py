@@ -65,5 +65,5 @@ def test_memory_that_is_not_ours_to_read_is_not_counted_as_none() -> None:
 
 
 def test_nobody_has_used_nothing() -> None:
-    assert measure.charged([], lambda: "done") == ("done", 0)
+    assert measure.charged([], lambda: "done") == ("done", measure.Cost(0, 0))
     assert measure.pss_kib([]) == 0
