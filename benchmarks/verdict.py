@@ -17,7 +17,7 @@ METRICS = (USER, TOTAL, INSTRUCTIONS)
 HEADINGS = {USER: "user loops", TOTAL: "CPU loops", INSTRUCTIONS: "user instructions"}
 
 ALLOWED = 0.03  # the acceptance rule: by more than this, and by more than noise, is worse
-SETTLED = 0.012  # a median that is known to within this on either side needs no more rounds
+SETTLED = 0.02  # a median known to within this, on either side, needs no more rounds
 LEAST_ROUNDS = 24  # fewer say little of how far a median is known
 SIGMAS = 1.96  # of a 95 % interval
 
@@ -81,15 +81,16 @@ def _ratio(found: Sequence[float]) -> Json:
 def verdict(own: Json, again: Json) -> Json:
     """Apply the rule: worse is what exceeds 3 %, and what the same checkout differs by from itself.
 
-    *sure* is False where the interval reaches so far that 3 % more would not have been told.
+    How far that may differ is its interval, not its median alone, which is near 1 by luck as often
+    as not; for the same reason the interval of the ratio has to be beyond 1. *sure* is False where
+    an interval reaches so far that 3 % would not have been told.
     """
-    noise = max(again["median"], 1 / again["median"]) - 1
-    allowed = 1 + max(ALLOWED, noise)
+    allowed = max(1 + ALLOWED, again["high"], 1 / again["low"])
     reach = max((each["high"] - each["low"]) / 2 for each in (own, again))
     return {
         "allowed": allowed,
         "sure": reach <= ALLOWED,
-        "verdict": "worse" if own["median"] > allowed else "ok",
+        "verdict": "worse" if own["median"] > allowed and own["low"] > 1 else "ok",
     }
 
 

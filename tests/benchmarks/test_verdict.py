@@ -66,6 +66,20 @@ def test_worse_is_more_than_3_percent_and_more_than_the_noise(
     assert verdict.worse({"a row": row}) == (wanted == "worse")
 
 
+def test_the_noise_is_the_interval_of_the_same_checkout_to_itself() -> None:
+    # The median of base/base is 1; two in five of its rounds are 6 % away.
+    measured = [a_round(1, 1.06 if n % 5 > 2 else 1, 1.05) for n in range(LEAST_ROUNDS)]
+    assert verdict.judged(measured, "GB")["verdict"] == "ok"
+
+
+def test_a_ratio_whose_interval_has_1_in_it_is_not_worse() -> None:
+    measured = [a_round(1, 1, 0.9 if n % 5 > 2 else 1.05) for n in range(LEAST_ROUNDS)]
+    row = verdict.judged(measured, "GB")
+    assert row["ratio"][THIS][USER]["median"] > 1.03
+    assert row["verdict"] == "ok"
+    assert not row["sure"]
+
+
 def test_a_row_that_was_not_measured_is_not_ok() -> None:
     row = verdict.judged([a_round(0, 1, 1)], "GB")
     assert row["verdict"] == "not measured"
