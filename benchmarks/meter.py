@@ -15,6 +15,7 @@ import mmap
 import os
 import platform
 import struct
+import sys
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Meter:
         self._core = core
         self._pids = measure.tree(leaders)
         self._files: list[int] = []
-        self._counters: list[int] = []
+        self._counters: list[int] | None = []  # None: not all of them can be had
         self._heads: list[mmap.mmap] = []
 
     def __enter__(self) -> Self:
@@ -96,10 +97,12 @@ class Meter:
             self._heads.append(head)
 
     def _count(self, thread: int) -> None:
+        if self._counters is None:
+            return
         try:
             self._counters.append(self._open(TYPE_HARDWARE, INSTRUCTIONS, 0, thread))
-        except OSError:
-            pass  # most virtual machines have no such counter, and nothing depends on it
+        except OSError:  # most virtual machines have no such counter, and nothing depends on it
+            self._counters = None
 
     def _open(self, kind: int, config: int, period: int, thread: int) -> int:
         flags = INHERIT | EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR
@@ -121,7 +124,7 @@ class Meter:
             head.close()
         for file in self._files:
             os.close(file)
-        self._heads, self._files, self._counters = [], [], []
+        self._heads, self._files, self._counters = [], [], None
 
     def read(self) -> Reading:
         """What the tree has used, once it is quiet: what a client leaves behind is put away."""
@@ -132,8 +135,12 @@ class Meter:
                 struct.unpack_from("Q", head, DATA_HEAD_OFFSET)[0] for head in self._heads
             )
             user_ns = written // RECORD_BYTES * PERIOD_NS
-        counts = [int.from_bytes(os.read(file, 8), "little") for file in self._counters]
-        return Reading(user_ns / 1e9, cpu_ns / 1e9, sum(counts) if counts else None)
+        return Reading(user_ns / 1e9, cpu_ns / 1e9, self._instructions())
+
+    def _instructions(self) -> int | None:
+        if self._counters is None:
+            return None
+        return sum(int.from_bytes(os.read(file, 8), sys.byteorder) for file in self._counters)
 
     def _quiet_ns(self) -> int:
         before = _on_core_ns(self._pids)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -204,7 +205,7 @@ def normalised(found: Round, loops: list[float]) -> Round:
     A loop for each turn alone would be nearer to it, but what disturbs that loop and not the turn
     would be in their quotient: ratios of the same checkout to itself then spread by a half more.
     """
-    seconds = sorted(loops)[len(loops) // 2]
+    seconds = statistics.median(loops)
     return {
         label: {
             name: value if name == INSTRUCTIONS else value / seconds
