@@ -82,6 +82,7 @@ class Site:
             self._resolver.resolve,
         )
         self.listeners = {listen.name: self._listener(listen) for listen in settings.listen}
+        self.policy.prepare(self.listeners.values())
 
     def _listener(self, listen: Listen) -> Listener:
         url = listen.url
@@ -103,7 +104,9 @@ class Site:
 
     def users(self, listen: Listen) -> Users | None:
         """The users of one listener, None where it has no authentication."""
-        return None if listen.users is None else Users(listen.users, self._hashes.run)
+        if listen.users is None:
+            return None
+        return Users(listen.users, self._hashes.run, listen.nobody)
 
     def exercise(self) -> None:
         """Use once what is loaded lazily, while files can still be opened."""

@@ -24,7 +24,7 @@ from docopt import docopt
 from geproxy import VERSION, cli, errors
 from geproxy.commands import speech
 from geproxy.commands.control import CONTROLS
-from geproxy.config import settings, url, userfile
+from geproxy.config import listfile, names, settings, url, userfile
 from geproxy.config.load import load
 from geproxy.config.sealing import STRONG_BITS
 from geproxy.crypto.methods import (
@@ -207,7 +207,9 @@ def commands_shown() -> list[str]:
 
 
 def make_files(folder: Path) -> None:
-    """The users, keys and passwords that README and the manual have somebody make first."""
+    """The users, keys, passwords and lists that README and the manual have somebody make first."""
+    (folder / "blocklist").write_text("0.0.0.0 ads.example\n", encoding="utf-8")
+    (folder / "offices").write_text("192.168.1.0/24\n", encoding="utf-8")
     userfile.store(str(folder / "users"), "alice", hash_password(b"correct horse battery"))
     for name, method in (("geproxy.key", AES_256_GCM), ("phones.password", CHACHA20_POLY1305)):
         (folder / name).touch(0o600)
@@ -403,6 +405,16 @@ def test_every_configuration_of_readme_is_tried():
     tried = [one.values[0] for one in CONFIGURATIONS if str(one.id).startswith("README")]
     assert tried == fenced("toml")
     assert all(f"`{file}`" in README for file in INTO.values())
+
+
+def test_the_manual_has_the_limits_of_list_files():
+    text = section(SETTINGS_PAGE, "LIST FILES")
+    assert f"the first {listfile.TOLD_LINES} are named" in text
+    assert f"at most {listfile.FILE_MAX_BYTES >> 20} MiB" in text
+    assert f"there may be {names.ALIKE_MAX} that" in text
+    assert set(re.findall(r"^\.Ql (\w\S+)", text, flags=re.M)) >= {
+        name for name in listfile.OWN_NAMES if name[0].isalpha() and not name.startswith("ip6-")
+    }
 
 
 @pytest.mark.parametrize(("text", "into"), CONFIGURATIONS)

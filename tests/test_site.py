@@ -9,8 +9,9 @@ from ipaddress import IPv4Address
 import gevent
 import pytest
 
+from geproxy.config.destinations import To
 from geproxy.config.load import from_urls
-from geproxy.config.settings import Limits, Settings
+from geproxy.config.settings import Limits, Rule, Settings
 from geproxy.config.url import LISTEN_SCHEMES, PEER_SCHEMES, ListenUrl
 from geproxy.errors import AuthenticationError, DeniedError
 from geproxy.net.stream import SocketStream
@@ -18,6 +19,7 @@ from geproxy.net.systemlookup import RES_OPTIONS
 from geproxy.observe.line import Lines
 from geproxy.observe.log import Log
 from geproxy.observe.sink import Descriptor, Sink
+from geproxy.policy import gate
 from geproxy.seams import Listener, Request, Subject
 from geproxy.site import CODECS, INBOUNDS, OUTBOUNDS, Site
 from geproxy.terms import Command, Endpoint, plain_address
@@ -144,6 +146,22 @@ def test_users_that_are_none_are_not_the_same_as_no_users(log: Log) -> None:
         negotiate(site, "listen1", GREETING + credentials(b"", b"") + CONNECT)
     with pytest.raises(AuthenticationError):
         negotiate(site, "listen1", b"\x05\x01\x00" + CONNECT)
+
+
+def test_nothing_of_the_rules_is_left_to_be_made_by_a_client(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = from_urls(["socks5://127.0.0.1:0"])
+    to = To.of(f"*.host{number}.example" for number in range(1000))
+    rule = Rule("deny", to=(to,))
+    site = Site(dataclasses.replace(settings, rule=(rule,)), [], [], log, {}, {})
+    for made in ("Page", "numbered"):
+        monkeypatch.delattr(gate, made)
+    who = connecting(site.listeners["listen1"])
+    site.policy.admit(who)
+    with pytest.raises(DeniedError):
+        site.policy.decide(who, Endpoint("www.host7.example", 443))
+    assert site.policy.decide(who, Endpoint("host7.example", 443)).outbound.name == "direct"
 
 
 def test_the_proxys_own_ports_are_closed_on_every_listener(log: Log) -> None:

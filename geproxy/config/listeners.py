@@ -11,7 +11,7 @@ from geproxy.config.rules import guards
 from geproxy.config.settings import Listen, Rule, settings_of
 from geproxy.config.table import Entry, Reading, shown
 from geproxy.config.url import LISTEN_EXAMPLE, LOGIN_SCHEMES, TUNNELS, ListenUrl
-from geproxy.crypto.password import PasswordHash, hash_password
+from geproxy.crypto.password import PasswordHash, dummy_hash, hash_password
 
 SOCKS_SCHEMES = ("mixed", "socks5", "socks4")
 
@@ -73,7 +73,8 @@ def _read_listener(reading: Reading, entry: Entry, *, guarded: bool) -> Listen |
         _check_closed(reading, entry, url)
     if url.scheme in TUNNELS:
         _check_tunnel(reading, entry, url)
-    return Listen(name=entry.name, **(entry.values | {"users": users}))
+    nobody = None if users is None else dummy_hash(users.values())
+    return Listen(name=entry.name, nobody=nobody, **(entry.values | {"users": users}))
 
 
 def _read_sealed(reading: Reading, entry: Entry, url: ListenUrl) -> Listen | None:
@@ -114,7 +115,9 @@ def _read_users(
     if path and url is not None and url.user is not None:
         reading.complain(key, "users stand in a file or in the URL, not in both")
     if path:
-        return userfile.read(path, key, reading.problems)
+        if path not in reading.users_files:
+            reading.users_files[path] = userfile.read(path, key, reading.problems)
+        return reading.users_files[path]
     if url is None or url.user is None or url.password is None:
         return None
     return {url.user: hash_password(url.password)}

@@ -6,7 +6,7 @@ No error repeats a text that was not understood: it could be a password in the w
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from geproxy.config.setting import read_number, read_text
 from geproxy.hostname import NAME_WANTED, ascii_form, is_name
@@ -63,16 +63,22 @@ def read_network(value: object) -> Network:
     Raises ValueError. A network with bits behind its prefix is wrong: more or less was meant.
     """
     text = read_text(value)
-    _, slash, prefix_bits = text.partition("/")
+    address_text, slash, prefix_bits = text.partition("/")
     try:
         if "%" in text or (slash and not _PREFIX_BITS.fullmatch(prefix_bits)):
             raise ValueError("neither zones nor netmasks")
-        interface = ip_interface(text)
+        # ip_interface() would try both families, which takes a long list seconds.
+        if ":" in address_text:
+            address: Address = IPv6Address(address_text)
+            whole: Network = IPv6Network((address, int(prefix_bits or 128)), strict=False)
+        else:
+            address = IPv4Address(address_text)
+            whole = IPv4Network((address, int(prefix_bits or 32)), strict=False)
     except ValueError:
         wanted = "an IP address or a network such as 10.0.0.0/8 or 2001:db8::/32 is wanted"
         raise ValueError(wanted) from None
-    network = _unmapped_network(interface.network)
-    if interface.ip != interface.network.network_address:
+    network = _unmapped_network(whole)
+    if address != whole.network_address:
         raise ValueError(f"the address has bits behind its prefix; that network is {network}")
     return network
 

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 
+from geproxy.config.destinations import To
+from geproxy.config.edges import Networks
+from geproxy.config.listfile import ListFiles, parse_destinations, parse_networks
 from geproxy.config.setting import kind_of
 from geproxy.config.settings import Listen, Rule
-from geproxy.config.table import Reading, shown
+from geproxy.config.table import Reading, Values, shown, shown_path
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What rules may name: listeners, ways out, and files."""
+
+    listeners: Collection[str]
+    ways: Collection[str]
+    destinations: ListFiles[To] = field(default_factory=lambda: ListFiles(parse_destinations))
+    networks: ListFiles[Networks] = field(default_factory=lambda: ListFiles(parse_networks))
 
 
 def read_rules(
@@ -19,8 +36,9 @@ def read_rules(
     if not isinstance(tables, list):
         reading.complain("rule", f"tables [[rule]] are wanted, not {kind_of(tables)}")
         return ()
+    known = _Known(listeners, ways)
     return tuple(
-        _read_rule(reading, _key(number), table, listeners, ways)
+        _read_rule(reading, _key(number), table, known)
         for number, table in enumerate(tables, start=1)
     )
 
@@ -44,14 +62,13 @@ def warn_of_strangers(
         if rule.user is None:
             continue
         assert isinstance(tables, list), "it gave rules"
-        known = {
-            user
+        known = [
+            listener.users
             for listener in listeners
-            if rule.listen is None or listener.name in rule.listen
-            for user in listener.users or ()
-        }
+            if listener.users and (rule.listen is None or listener.name in rule.listen)
+        ]
         for place, user in enumerate(tables[index]["user"], start=1):
-            if user not in known:
+            if not any(user in users for users in known):
                 text = f"member {place}: none of the rule's listeners has this user"
                 reading.warn(f"{_key(index + 1)}.user", text)
 
@@ -60,26 +77,45 @@ def _key(number: int) -> str:
     return f"rule.{number}"
 
 
-def _read_rule(
-    reading: Reading,
-    key: str,
-    table: object,
-    listeners: Collection[str],
-    ways: Collection[str],
-) -> Rule:
+def _read_rule(reading: Reading, key: str, table: object, known: _Known) -> Rule:
     if not isinstance(table, dict):
         reading.complain(key, f"a table [[rule]] is wanted, not {kind_of(table)}")
         return Rule(action="deny")
     values = reading.table(Rule, key, table)
-    _check_action(reading, key, table, ways)
+    _check_action(reading, key, table, known.ways)
     for place, name in enumerate(table["listen"] if "listen" in values else (), start=1):
-        if name not in listeners:
-            text = f"member {place}: no such listener; there are {_told(listeners)}"
+        if name not in known.listeners:
+            text = f"member {place}: no such listener; there are {_told(known.listeners)}"
             reading.complain(f"{key}.listen", text)
     values.setdefault("action", "deny")
-    if "client" in table:  # be it wrong: its listeners are not called open on top of that
-        values.setdefault("client", ())
+    client_file = _read_file(reading, f"{key}.client_file", values, known.networks)
+    to_file = _read_file(reading, f"{key}.to_file", values, known.destinations)
+    if "client" in table or table.get("client_file", "") != "":
+        # Be it wrong: its listeners are not called open on top of that.
+        values["client"] = (*values.get("client", ()), *(client_file or ()))
+    if to_file is not None:
+        values["to"] = (*values.get("to", ()), *to_file)
     return Rule(**values)
+
+
+def _read_file(
+    reading: Reading, key: str, values: Values, files: ListFiles[T]
+) -> tuple[T, ...] | None:
+    """Return what the file lists that setting *key* names; nothing if it cannot be read.
+
+    None: it names no file.
+    """
+    path = values.get(key.rpartition(".")[2], "")
+    if not path:
+        return None
+    try:
+        found, problems = files.read(path)
+    except ValueError as error:
+        reading.complain(key, str(error))
+        return ()
+    for text in problems:
+        reading.complain(key, f"{shown_path(path)} {text}")
+    return (found,)
 
 
 def _check_action(

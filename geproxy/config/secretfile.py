@@ -38,13 +38,16 @@ def read(path: str, key: str, problems: list[Problem]) -> bytes | None:
     return data
 
 
-def read_regular(path: str) -> tuple[bytes, os.stat_result]:
-    """Read a whole file, and its status at that moment. Raises OSError if it is not regular."""
+def read_regular(path: str, most_bytes: int = -1) -> tuple[bytes, os.stat_result]:
+    """Read a file, and its status at that moment. Raises OSError if it is not regular.
+
+    No more is read than *most_bytes*; -1: the whole file.
+    """
     with open(path, "rb", opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
-        return file.read(), status
+        return file.read(most_bytes), status
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal
 
 from geproxy.config.account import Account
+from geproxy.config.destinations import To
+from geproxy.config.edges import Networks, Ports
 from geproxy.config.network import (
-    Network,
     read_destination,
     read_network,
     read_ports,
@@ -55,7 +56,6 @@ STEP_SECONDS_MAX = 3600  # nobody waits longer for one step; more was meant in m
 SESSIONS_MAX = 500_000  # two descriptors each, and a process has 2^20 at most (fs.nr_open)
 WORKERS_MAX = 1024  # each is a process of its own: above any machine's number of cores
 BUILT_IN_VIAS = ("direct", "deny")
-PRIVATE = "private"
 
 
 def read_workers(value: object) -> Literal["auto"] | int:
@@ -162,6 +162,9 @@ class Listen:
     users: Mapping[str, PasswordHash] | None = field(
         default=None, repr=False, metadata={"setting": Setting("", read_path, words=("",))}
     )
+    # What is verified for a user who does not exist. Workers that looked for the costliest of the
+    # hashes would write to the pages of all.
+    nobody: PasswordHash | None = field(default=None, repr=False)
     password_file: str = path("")
     key_file: str = path("")
     udp: bool = flag(True)
@@ -189,38 +192,29 @@ class Via:
 
 
 @dataclass(frozen=True, slots=True)
-class To:
-    """What a rule's `to` lists: a target matches if any of it does."""
-
-    names: tuple[str, ...] = ()  # globs in lower case, without a trailing dot
-    networks: tuple[Network, ...] = ()
-    private: bool = False  # every non-public address, this host's own included
-
-    @classmethod
-    def of(cls, members: Iterable[Network | str]) -> Self:
-        """Sort the members of a list; PRIVATE is none of the names."""
-        listed = list(members)
-        return cls(
-            names=tuple(one for one in listed if isinstance(one, str) and one != PRIVATE),
-            networks=tuple(one for one in listed if not isinstance(one, str)),
-            private=PRIVATE in listed,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Rule:
-    """One [[rule]]. A condition that is None is not there; all that are there must match."""
+    """One [[rule]]. A condition that is None is not there; all that are there must match.
+
+    *client* and *to* hold what the list and the file of each hold: any of them may match. One that
+    holds nothing, as an empty file does, never matches.
+    """
 
     # "direct", "deny" or the name of a [via.NAME].
     action: str = field(metadata=setting(None, read_text))
     listen: frozenset[str] | None = field(default=None, metadata=members(read_text, frozenset))
     user: frozenset[str] | None = field(default=None, metadata=members(read_user, frozenset))
-    client: tuple[Network, ...] | None = field(default=None, metadata=members(read_network, tuple))
+    client: tuple[Networks, ...] | None = field(
+        default=None, metadata=members(read_network, lambda found: (Networks.of(found),))
+    )
+    client_file: str = path("")
     command: frozenset[Command] | None = field(
         default=None, metadata=members(read_command, frozenset)
     )
-    to: To | None = field(default=None, metadata=members(read_destination, To.of))
-    port: tuple[range, ...] | None = field(default=None, metadata=members(read_ports, tuple))
+    to: tuple[To, ...] | None = field(
+        default=None, metadata=members(read_destination, lambda found: (To.of(found),))
+    )
+    to_file: str = path("")
+    port: Ports | None = field(default=None, metadata=members(read_ports, Ports.of))
 
 
 @dataclass(frozen=True, slots=True)

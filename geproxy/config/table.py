@@ -12,6 +12,7 @@ from typing import Any
 from geproxy.config import settings
 from geproxy.config.setting import Setting, kind_of
 from geproxy.config.settings import Table
+from geproxy.crypto.password import PasswordHash
 from geproxy.errors import Problem
 
 # Chosen here
@@ -44,6 +45,7 @@ class Reading:
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
         self.holds_secret = False
+        self.users_files: dict[str, Mapping[str, PasswordHash]] = {}  # each is read once
         self._folder = folder
 
     @property
@@ -113,3 +115,8 @@ def shown(name: str) -> str:
     if _NAME.fullmatch(name):
         return name
     return repr(name if len(name) <= SHOWN_KEY_CHARACTERS else name[:SHOWN_KEY_CHARACTERS] + "…")
+
+
+def shown_path(path: str) -> str:
+    """Write a path, which stands before other words, so that it stays on its line."""
+    return path if path.isprintable() else repr(path)

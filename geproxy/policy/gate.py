@@ -23,13 +23,13 @@ opens by a `to` that speaks of them: by a network, "private", or a glob other th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from functools import partial
 
 from geproxy.config.settings import Rule
 from geproxy.errors import DeniedError
 from geproxy.policy.bounds import UNSPECIFIED, Bounds
-from geproxy.policy.rules import DENY, DIRECT, SMTP_PORT, Case, Page
+from geproxy.policy.rules import DENY, DIRECT, SMTP_PORT, Case, Page, numbered
 from geproxy.seams import Listener, Outbound, Route, Subject
 from geproxy.terms import Address, Command, Endpoint, unmapped
 
@@ -56,11 +56,16 @@ class Gate:
         assert not rules or resolve, "rules are about addresses too"
         self._outbounds = outbounds
         self._own = own
-        self._rules = rules
+        self._rules = numbered(rules)
         self._resolve = resolve
         self._pages: dict[str, Page] = {}
         self._streams = Bounds(own, streams)
         self._datagrams = Bounds(own, datagrams)
+
+    def prepare(self, listeners: Iterable[Listener]) -> None:
+        """Make now what *listeners* need, or the first client of each would wait for it."""
+        for listener in listeners:
+            self._page(listener)
 
     def admit(self, subject: Subject) -> None:
         """Raises DeniedError for a client that is not let in, or that may reach no target at all.

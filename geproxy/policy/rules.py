@@ -6,48 +6,45 @@ they match, and after, with one address at a time. A Case answers for both.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable, Sequence
-from fnmatch import translate
 
-from geproxy.config.network import Network
-from geproxy.config.settings import Rule, To
+from geproxy.config.destinations import To
+from geproxy.config.edges import Networks
+from geproxy.config.settings import Rule
 from geproxy.policy.ranges import is_public
 from geproxy.seams import Listener, Subject
 from geproxy.terms import Address, Command, unmapped
 
 DIRECT, DENY = "direct", "deny"  # what is neither is the name of a [via.NAME]: a peer
-ANY = "*"  # the one glob that matches addresses too, and that opens nothing non-public
 SMTP_PORT = 25  # server-to-server mail: what an open proxy is abused for first
 
 
 class Targets:
-    """A rule's `to`, ready to be asked."""
+    """The targets of a rule: what its `to` and its `to_file` hold, as the master made it.
 
-    __slots__ = ("_exact", "_networks", "_pattern", "any", "private")
+    It refers to them and copies nothing: a copy would be made in every worker.
+    """
 
-    def __init__(self, to: To) -> None:
-        self.any = ANY in to.names
-        self.private = to.private
-        self._networks = to.networks
-        globs = [name for name in to.names if name != ANY and set(name) & set("*?[")]
-        self._exact = frozenset(to.names) - {ANY, *globs}
-        self._pattern = re.compile("|".join(map(translate, globs))) if globs else None
+    __slots__ = ("_names", "_networks", "any", "of_addresses", "private")
 
-    @property
-    def of_addresses(self) -> bool:
-        """True where it takes an address to tell that a name does not match."""
-        return self.private or bool(self._networks)
+    def __init__(self, to: Sequence[To]) -> None:
+        self.any = any(one.names.any for one in to)
+        self.private = any(one.private for one in to)
+        self._names = [one.names for one in to]
+        self._networks = [one.networks for one in to if one.networks]
+        # True where it takes an address to tell that a name does not match.
+        self.of_addresses = self.private or bool(self._networks)
 
     def hold_name(self, name: str) -> bool:
         """Tell whether *name* is meant by a glob that does not mean just everything."""
-        if name in self._exact:
-            return True
-        return self._pattern is not None and self._pattern.match(name) is not None
+        for names in self._names:  # noqa: SIM110  # a generator costs more than the question
+            if name in names:
+                return True
+        return False
 
     def hold_in_network(self, address: Address) -> bool:
         """Tell whether *address* is in a network that is written down."""
-        return any(address in network for network in self._networks)
+        return any(address in networks for networks in self._networks)
 
     def hold_address(self, address: Address, own: Container[Address]) -> bool:
         """Tell whether *address* is in a network, or in "private"."""
@@ -60,7 +57,10 @@ class Targets:
 class Clause:
     """One [[rule]], ready to be asked; or, as a rule without conditions, a listener's via."""
 
-    __slots__ = ("_clients", "_commands", "_users", "action", "label", "ports", "to")
+    __slots__ = (
+        *("_clients", "_commands", "_users", "action", "for_all", "label", "names_alone"),
+        *("ports", "to"),
+    )
 
     def __init__(self, label: str, rule: Rule) -> None:
         self.label = label
@@ -70,6 +70,10 @@ class Clause:
         self._users = rule.user
         self._clients = rule.client
         self._commands = rule.command
+        # What spares a walk over many rules most of the questions.
+        others = (rule.user, rule.client, rule.command, rule.port)
+        self.for_all = all(condition is None for condition in others)
+        self.names_alone = self.to is not None and not (self.to.any or self.to.of_addresses)
 
     @property
     def whatever_target(self) -> bool:
@@ -86,15 +90,11 @@ class Clause:
 
     def has_port(self, port: int) -> bool:
         """Tell whether *port* is in one of the ranges, or there are none."""
-        return self.ports is None or any(port in ports for ports in self.ports)
+        return self.ports is None or port in self.ports
 
-    def expects(self, name: str | None, address: Address, own: Container[Address]) -> bool:
-        """Tell whether `to` matches *address*, which was asked for as *name*, or as itself."""
-        if self.to is None or self.to.any:
-            return True
-        if name is not None and self.to.hold_name(name):
-            return True
-        return self.to.hold_address(address, own)
+    def expects(self, address: Address, own: Container[Address]) -> bool:
+        """Tell whether `to` matches *address*, whatever it was asked for as."""
+        return self.to is None or self.to.any or self.to.hold_address(address, own)
 
     def expects_name(self, name: str) -> bool | None:
         """Tell whether `to` matches *name* whatever its address; None: that depends on it."""
@@ -115,24 +115,36 @@ class Clause:
         return self.to.hold_address(address, ())
 
 
+Numbered = Sequence[tuple[Clause, Rule]]
+
+
+def numbered(rules: Iterable[Rule]) -> Numbered:
+    """Make each rule, with its place in the file, ready for the pages of all listeners."""
+    return [(Clause(f"rule {number}", rule), rule) for number, rule in enumerate(rules, 1)]
+
+
 class Page:
     """The rules that can match on one listener, in order, and last the listener's via."""
 
-    __slots__ = ("_clients", "clauses", "plain")
+    __slots__ = ("_clients", "_telling", "clauses", "plain")
 
-    def __init__(self, listener: Listener, rules: Sequence[Rule]) -> None:
+    def __init__(self, listener: Listener, rules: Numbered) -> None:
         here = [
-            (Clause(f"rule {number}", rule), rule)
-            for number, rule in enumerate(rules, 1)
+            (clause, rule)
+            for clause, rule in rules
             if rule.listen is None or listener.name in rule.listen
         ]
         self.clauses = [clause for clause, _ in here]
         self.clauses.append(Clause("via", Rule(listener.via)))
+        # Those that say whether there is any target at all; a deny for some of them does not.
+        self._telling = [one for one in self.clauses if one.action != DENY or one.whatever_target]
         self.plain = not here and not listener.by_rule
-        self._clients: tuple[Network, ...] | None = None
+        self._clients: tuple[Networks, ...] | None = None
         if listener.by_rule:
-            letting = [rule.client for _, rule in here if rule.client and rule.action != DENY]
-            self._clients = tuple(network for networks in letting for network in networks)
+            letting = [rule.client or () for _, rule in here if rule.action != DENY]
+            # Rules that name the same file have the same networks.
+            distinct = {id(networks): networks for clients in letting for networks in clients}
+            self._clients = tuple(distinct.values())
 
     def lets_in(self, client: Address) -> bool:
         """Tell whether a listener that is open by rule alone is open to *client*."""
@@ -140,21 +152,18 @@ class Page:
 
     def forbids_all(self, subject: Subject) -> Clause | None:
         """Return the rule that denies *subject* every target, None where some may be allowed."""
-        telling = next(
-            clause
-            for clause in self.clauses
-            if clause.is_about(subject) and (clause.action != DENY or clause.whatever_target)
-        )
+        telling = next(clause for clause in self._telling if clause.is_about(subject))
         return telling if telling.action == DENY else None
 
 
 class Case:
     """One subject and one target before the rules.
 
-    *name* is the target's as the globs know it, None where the target is an address.
+    *name* is the target's as the globs know it, None where the target is an address. One that has
+    a name must foresee() before it can find().
     """
 
-    __slots__ = ("_clauses", "_own", "_smtp", "name", "subject")
+    __slots__ = ("_certain", "_clauses", "_own", "_smtp", "name", "subject")
 
     def __init__(
         self,
@@ -169,20 +178,26 @@ class Case:
         self._own = own
         is_dialed = subject.command is not Command.BIND
         self._smtp = port == SMTP_PORT and is_dialed and subject.listener.target is None
+        self._certain: Clause | None = None
         self._clauses = [
-            clause for clause in clauses if clause.has_port(port) and clause.is_about(subject)
+            clause
+            for clause in clauses
+            if (clause.for_all or (clause.has_port(port) and clause.is_about(subject)))
+            and (name is not None or not clause.names_alone)
         ]
 
     def find(self, address: Address) -> Clause:
         """Return the first clause that matches *address* in the place of the target."""
         return next(
-            clause for clause in self._clauses if clause.expects(self.name, address, self._own)
+            clause
+            for clause in self._clauses
+            if clause is self._certain or clause.expects(address, self._own)
         )
 
     def foresee(self, name: str) -> tuple[Clause, list[Clause]]:
         """Return the first clause that matches *name* whatever its address, and which before may.
 
-        No clause after the first can come into play.
+        No other can come into play, and find() asks no other.
         """
         undecided: list[Clause] = []
         for clause in self._clauses:
@@ -191,6 +206,8 @@ class Case:
                 break  # at the listener's via at the latest
             if expected is None:
                 undecided.append(clause)
+        self._certain = clause
+        self._clauses = [*undecided, clause]
         return clause, undecided
 
     def way(self, clause: Clause) -> str:
@@ -202,7 +219,7 @@ class Case:
         return f"{clause.label} is deny" if clause.action == DENY else "port 25 is closed"
 
 
-def holds(networks: Iterable[Network], client: Address) -> bool:
-    """Tell whether one of *networks* holds *client*; a mapped address is the IPv4 one inside."""
+def holds(clients: Iterable[Networks], client: Address) -> bool:
+    """Tell whether one of *clients* holds *client*; a mapped address is the IPv4 one inside."""
     address = unmapped(client)
-    return any(address in network for network in networks)
+    return any(address in networks for networks in clients)

@@ -26,10 +26,16 @@ class Users:
     costs what a known one does.
     """
 
-    def __init__(self, hashes: Mapping[str, PasswordHash], verify: Verifier) -> None:
+    def __init__(
+        self,
+        hashes: Mapping[str, PasswordHash],
+        verify: Verifier,
+        nobody: PasswordHash | None = None,
+    ) -> None:
+        """*nobody* is what dummy_hash() makes of *hashes*, made here where it is not given."""
         self._hashes = hashes
         # As costly as the costliest of them, so that time does not tell which names exist.
-        self._nobody = dummy_hash(hashes.values())
+        self._nobody = nobody or dummy_hash(hashes.values())
         self._verify = verify
         self._key = os.urandom(32)
         self._known: dict[bytes, float] = {}

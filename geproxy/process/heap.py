@@ -19,6 +19,15 @@ def search_seldom() -> None:
     gc.set_threshold(YOUNG_OBJECTS)
 
 
+def share_with_children() -> None:
+    """Have no collection look at what is here now: it would copy all of its pages in each child.
+
+    What is garbage goes first, or it would stay for ever.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def return_large_blocks() -> None:
     """Have large blocks go back to the kernel as soon as they are free.
 

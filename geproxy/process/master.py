@@ -6,7 +6,6 @@ It serves nobody, starts no thread and never calls gevent, so that a fork copies
 
 from __future__ import annotations
 
-import gc
 import os
 import select
 import signal
@@ -21,6 +20,7 @@ from geproxy.observe.log import Log
 from geproxy.process.about import About
 from geproxy.process.assignment import WorkerMain
 from geproxy.process.generation import KILL_AFTER_SECONDS
+from geproxy.process.heap import share_with_children
 from geproxy.process.notify import notify_ready, notify_reloading, notify_stopping
 from geproxy.process.succession import Succession
 from geproxy.process.wakeup import Wakeup
@@ -55,7 +55,7 @@ class Master:
 
     def run(self, settings: Settings, log: Log) -> int:
         """Serve until a signal ends it. Returns the exit status. Raises StartError."""
-        gc.freeze()  # what is here now stays for ever: no collection copies its pages in a child
+        share_with_children()
         self._settings = settings
         self._workers = Succession(self._worker_main, self._forget, self._decided, log)
         self._about.tell(pid=os.getpid(), version=VERSION, started=time.time())
@@ -183,6 +183,7 @@ class Master:
                 reason="a reload keeps the pidfile; restart to change it",
             )
         log = self._open_log(settings)
+        share_with_children()
         try:
             self._workers.propose(settings, log)
         except BaseException:

@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from geproxy.config.destinations import To
+from geproxy.config.edges import Networks, Ports
 from geproxy.config.load import load
-from geproxy.config.settings import Rule, To
+from geproxy.config.settings import Rule
 from geproxy.crypto.password import PasswordHash
 from geproxy.errors import ConfigError
 from geproxy.terms import Command
@@ -54,7 +56,7 @@ def problems_of(path):
 
 
 def networks(*texts):
-    return tuple(map(ip_network, texts))
+    return Networks.of(map(ip_network, texts))
 
 
 CONDITIONS = [  # line, what is another than without it
@@ -67,8 +69,8 @@ CONDITIONS = [  # line, what is another than without it
     pytest.param(
         'client = ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "::1", "::ffff:10.0.0.0/104"]',
         {
-            "client": networks(
-                "10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32", "::1/128", "10.0.0.0/8"
+            "client": (
+                networks("10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32", "::1/128", "10.0.0.0/8"),
             )
         },
         id="clients",
@@ -80,19 +82,20 @@ CONDITIONS = [  # line, what is another than without it
     pytest.param(
         'to = ["*.Corp.example.", "192.168.0.0/16", "private", "::1", "x"]',
         {
-            "to": To(
-                names=("*.corp.example", "x"),
-                networks=networks("192.168.0.0/16", "::1/128"),
-                private=True,
+            "to": (
+                To.of(
+                    ("*.corp.example", ip_network("192.168.0.0/16"))
+                    + ("private", ip_network("::1/128"), "x")
+                ),
             )
         },
         id="names, networks and the word for what is not public",
     ),
-    pytest.param('to = ["private"]', {"to": To(private=True)}, id="what is not public"),
-    pytest.param('to = ["*"]', {"to": To(names=("*",))}, id="every name"),
+    pytest.param('to = ["private"]', {"to": (To.of(["private"]),)}, id="what is not public"),
+    pytest.param('to = ["*"]', {"to": (To.of("*"),)}, id="every name"),
     pytest.param(
         'port = [443, "8000-8999", 0]',
-        {"port": (range(443, 444), range(8000, 9000), range(1))},
+        {"port": Ports.of((range(443, 444), range(8000, 9000), range(1)))},
         id="ports",
     ),
 ]
@@ -121,6 +124,8 @@ EMPTY = "the list is empty, so nothing would ever match; leave it out"
 NETWORK = "an IP address or a network such as 10.0.0.0/8 or 2001:db8::/32 is wanted"
 NOT_A_NAME = "a name consists of letters, digits, . _ - and the wildcards * and ?"
 WAYS = "direct, deny, relay"
+FOR_AD_BLOCKERS = "is for ad blockers; a list of names, or a hosts file, is wanted"
+KEYS_OF_RULES = "action, listen, user, client, client_file, command, to, to_file, port"
 
 WRONG = [  # line, with action = "deny" where it has none; the key, and what is told under it
     pytest.param("action = 'relai'", "action", [f"no such way out; there are {WAYS}"], id="no way"),
@@ -216,7 +221,7 @@ WRONG = [  # line, with action = "deny" where it has none; the key, and what is 
     pytest.param(
         '"a b" = 1',
         "'a b'",
-        ["unknown key; known here: action, listen, user, client, command, to, port"],
+        [f"unknown key; known here: {KEYS_OF_RULES}"],
         id="an unknown key",
     ),
 ]
@@ -266,6 +271,88 @@ def test_a_listener_that_is_wrong_exists_for_rules_all_the_same(conf):
     assert sorted(keys) == ["listen.b.url", "via.far.url"]
 
 
+# -- files
+
+
+def test_a_file_adds_to_the_list_beside_it(conf, tmp_path):
+    (tmp_path / "block").write_text("*.b.net\n0.0.0.0 c.net\nprivate\n")
+    (tmp_path / "offices").write_text("192.0.2.0/24\n")
+    (tmp_path / "none").write_text("# nobody\n")
+    found = load(
+        conf(
+            "[[rule]]\nto = ['a.net']\nto_file = 'block'\naction = 'deny'\n"
+            "[[rule]]\nto_file = './block'\nclient_file = 'offices'\naction = 'deny'\n"
+            "[[rule]]\nclient = ['::1']\nclient_file = 'offices'\naction = 'deny'\n"
+            f"[[rule]]\nto_file = '{tmp_path}/none'\nclient_file = 'none'\naction = 'deny'\n"
+            "[[rule]]\nto_file = ''\nclient_file = ''\naction = 'deny'\n"
+        )
+    )
+    block = To.of(["*.b.net", "c.net", "private"])
+    offices = networks("192.0.2.0/24")
+    assert [(rule.to, rule.client) for rule in found.rule] == [
+        ((To.of(["a.net"]), block), None),
+        ((block,), (offices,)),
+        (None, (networks("::1"), offices)),
+        ((To.of([]),), (networks(),)),
+        (None, None),
+    ]
+    assert found.rule[1].client[0] is found.rule[2].client[1], "read once"
+
+
+def test_a_wrong_file_is_told_under_each_key_and_its_lines_once(conf, tmp_path):
+    (tmp_path / "block").write_text(f"a.net\n{SECRET}!\n||ads.example^\n")
+    rule = "[[rule]]\nto_file = '{0}'\nclient_file = '{0}'\naction = 'deny'\n"
+    texts = problems_of(conf("".join(map(rule.format, ["block", "block", "none", "none"]))))
+    block = tmp_path / "block"
+    assert texts == [
+        *(f"rule.1.client_file: {block} line {number}: {NETWORK}" for number in (1, 2, 3)),
+        f"rule.1.to_file: {block} line 2: {NOT_A_NAME}",
+        f"rule.1.to_file: {block} line 3: {FOR_AD_BLOCKERS}",
+        *(
+            f"rule.{number}.{key}: the file cannot be read: No such file or directory"
+            for number in (3, 4)
+            for key in ("client_file", "to_file")
+        ),
+    ]
+
+
+def test_a_path_that_does_not_print_stays_on_its_line(conf, tmp_path):
+    (tmp_path / "a\nb").write_text("!\n")
+    (text,) = problems_of(conf('[[rule]]\nto_file = "a\\nb"\naction = "deny"\n'))
+    assert "a\\nb' line 1: is for ad blockers" in text
+
+
+@pytest.mark.parametrize("key", ["to_file", "client_file"])
+def test_a_file_is_a_text_without_nul(key, conf):
+    rule = f"[[rule]]\naction = 'deny'\n{key} = "
+    assert problems_of(conf(f"{rule}['x']\n")) == [f"rule.1.{key}: a text is wanted, not a list"]
+    assert problems_of(conf(f'{rule}"\\u0000"\n')) == [f"rule.1.{key}: a path holds no NUL"]
+
+
+OPEN = "[listen.guests]\nurl = 'socks5://192.0.2.1:1082'\n[[rule]]\naction = 'direct'\n"
+
+
+@pytest.mark.parametrize("text", ["192.0.2.0/24\n", "", "# nobody\n"])
+def test_a_file_of_clients_guards_a_listener_be_it_empty(text, conf, tmp_path):
+    (tmp_path / "offices").write_text(text)
+    found = load(conf(f"{OPEN}client_file = 'offices'\n"))
+    assert found.rule[0].client is not None
+
+
+def test_a_file_of_clients_that_is_wrong_is_all_that_is_told(conf, tmp_path):
+    (text,) = problems_of(conf(f"{OPEN}client_file = 'offices'\n"))
+    assert text.startswith("rule.1.client_file: the file cannot be read")
+    (text,) = problems_of(conf(f"{OPEN}client_file = 7\n"))
+    assert text == "rule.1.client_file: a text is wanted, not a number"
+
+
+@pytest.mark.parametrize("line", ["", "client_file = ''", "to_file = 'block'"])
+def test_no_file_of_clients_guards_nothing(line, conf, tmp_path):
+    (tmp_path / "block").write_text("a.net\n")
+    (text,) = problems_of(conf(f"{OPEN}{line}\n"))
+    assert text.startswith("listen.guests.url: anyone who reaches this address")
+
+
 STRANGERS = [  # line, the members that are warned of
     pytest.param("user = ['alice', 'bob']", [], id="users that are known"),
     pytest.param("user = ['alise', 'bob', 'rob']", [1, 3], id="users that nobody knows"),
@@ -284,6 +371,14 @@ def test_a_user_that_no_listener_has_is_warned_of(line, members, conf):
     ]
 
 
+def test_users_of_the_same_file_are_read_once_and_nobody_costs_as_much_as_the_costliest(conf):
+    other = "[listen.other]\nurl = 'socks5://127.0.0.1:1083'\nusers = 'users'\n"
+    socks, lan, again = load(conf(other)).listen
+    assert again.users is socks.users
+    assert socks.nobody.work_bytes == HASH.work_bytes
+    assert lan.nobody is None
+
+
 VALUES = st.recursive(
     st.sampled_from(
         ["0", "443", "70000", "1.5", "true", "''", "'x'", "'*.x'", "'private'", "'10.0.0.0/8'"]
@@ -294,6 +389,7 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 KEYS = ["action", "listen", "user", "client", "command", "to", "port", "ports"]
+KEYS += ["to_file", "client_file"]
 TABLES = st.dictionaries(st.sampled_from(KEYS), VALUES).map(
     lambda table: "".join(f"{name} = {value}\n" for name, value in table.items())
 )

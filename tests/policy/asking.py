@@ -3,7 +3,9 @@
 from collections.abc import Collection, Container, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 
-from geproxy.config.settings import Rule, To
+from geproxy.config.destinations import To
+from geproxy.config.edges import Networks, Ports
+from geproxy.config.settings import Rule
 from geproxy.errors import DeniedError, ResolveError
 from geproxy.hostname import canonical
 from geproxy.policy.gate import Gate
@@ -83,26 +85,26 @@ def rule(
     command: Collection[str] | None = None,
     to: Collection[str] | None = None,
     port: Collection[int | range] | None = None,
+    client_file: Collection[str] | None = None,
+    to_file: Collection[str] | None = None,
 ) -> Rule:
-    """Make the Rule that a [[rule]] with these texts is."""
+    """Make the Rule that a [[rule]] with these texts is, those of files included."""
+    clients = [texts for texts in (client, client_file) if texts is not None]
+    targets = [texts for texts in (to, to_file) if texts is not None]
     return Rule(
         action,
-        None if listen is None else frozenset(listen),
-        None if user is None else frozenset(user),
-        None if client is None else tuple(map(ip_network, client)),
-        None if command is None else frozenset(map(Command, command)),
-        None if to is None else destinations(to),
-        None if port is None else tuple(map(_ports, port)),
+        listen=None if listen is None else frozenset(listen),
+        user=None if user is None else frozenset(user),
+        client=tuple(Networks.of(map(ip_network, texts)) for texts in clients) or None,
+        command=None if command is None else frozenset(map(Command, command)),
+        to=tuple(map(destinations, targets)) or None,
+        port=None if port is None else Ports.of(map(_ports, port)),
     )
 
 
 def destinations(texts: Collection[str]) -> To:
     """Make the To that a list of names, networks (those with a slash) and "private" is."""
-    return To(
-        tuple(text for text in texts if "/" not in text and text != "private"),
-        tuple(ip_network(text) for text in texts if "/" in text),
-        "private" in texts,
-    )
+    return To.of(ip_network(text) if "/" in text else text for text in texts)
 
 
 def _ports(ports: int | range) -> range:

@@ -1,14 +1,14 @@
 """Which rule matches, who is let in at all, and a slow obvious twin of the whole decision."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geproxy.config.network import Network
 from geproxy.config.settings import Rule
 from geproxy.errors import DeniedError
 from geproxy.policy.gate import Gate
@@ -59,6 +59,11 @@ LOCAL = listener("local", loopback=True)
         pytest.param({"to": ["example.net"]}, False, id="the domain it is in"),
         pytest.param({"to": ["www.example"]}, False, id="its beginning"),
         pytest.param({"to": []}, False, id="nowhere"),
+        pytest.param({"to_file": []}, False, id="an empty file of targets"),
+        pytest.param({"client_file": []}, False, id="an empty file of clients"),
+        pytest.param({"to": ["a.net"], "to_file": ["*.net"]}, True, id="its file's pattern"),
+        pytest.param({"to": ["*.net"], "to_file": []}, True, id="its name, beside an empty file"),
+        pytest.param({"client": ["::/0"], "client_file": ["1.0.0.0/8"]}, True, id="its file"),
         pytest.param({"user": ["alice"], "port": [443], "to": ["*.net"]}, True, id="all of them"),
         pytest.param({"user": ["alice"], "port": [80], "to": ["*.net"]}, False, id="all but one"),
     ],
@@ -128,6 +133,13 @@ LETS_TEN_IN = rule("direct", client=["10.0.0.0/8"])
         pytest.param([LETS_TEN_IN], "10.0.0.1", True, id="its rule"),
         pytest.param([LETS_TEN_IN], "::ffff:10.0.0.1", True, id="its rule, mapped"),
         pytest.param([LETS_TEN_IN], "11.0.0.1", False, id="another's rule"),
+        pytest.param([rule("direct", client_file=[])], "10.0.0.1", False, id="an empty file"),
+        pytest.param(
+            [rule("direct", client_file=["10.0.0.0/8"], client=["11.0.0.0/8"])],
+            "10.0.0.1",
+            True,
+            id="the file of a rule",
+        ),
         pytest.param(
             [rule("far", client=["10.0.0.0/8"], to=["a.net"], command=["udp"])],
             "10.0.0.1",
@@ -215,6 +227,7 @@ ADDRESSES = [
 ]
 DESTINATIONS = [
     *("*", "*.example", "*.corp.example", "corp.example", "d?", "*.net", "*a*", "private"),
+    *("a.*", "?.c*p.example", "*corp.example", "**.example", "w*e?ample.n*", "*.*.*", "??"),
     *("0.0.0.0/0", "::/0", "0.0.0.0/32", "1.0.0.0/8", "10.0.0.0/8", "127.0.0.0/8"),
     *("2606:4700::/32", f"{OWN_PUBLIC}/32", "9.9.9.9/32"),
 ]
@@ -237,16 +250,50 @@ def sometimes(members: Sequence[object]) -> st.SearchStrategy[object]:
     return st.none() | st.none() | st.none() | lists
 
 
+@dataclass(frozen=True)
+class Said:
+    """A [[rule]] as the file has it: what the twin walks, in place of what is made of it."""
+
+    action: str
+    listen: list[str] | None
+    user: list[str] | None
+    client: list[str] | None
+    client_file: list[str] | None
+    command: list[str] | None
+    to: list[str] | None
+    to_file: list[str] | None
+    port: list[int | range] | None
+
+    @property
+    def made(self) -> Rule:
+        return rule(**{each.name: getattr(self, each.name) for each in fields(self)})
+
+    @property
+    def targets(self) -> list[str] | None:
+        return either(self.to, self.to_file)
+
+    @property
+    def clients(self) -> list[str] | None:
+        return either(self.client, self.client_file)
+
+
+def either(listed: list[str] | None, filed: list[str] | None) -> list[str] | None:
+    return None if listed is filed is None else [*(listed or ()), *(filed or ())]
+
+
 ACTIONS = st.sampled_from(["direct", "deny", "near", "far"])
+NETWORKS = ["10.0.0.0/8", "0.0.0.0/0", "2001:db8::/32"]
 RULES = st.lists(
     st.builds(
-        rule,
+        Said,
         ACTIONS,
         listen=sometimes([one.name for one in LISTENERS]),
         user=sometimes(["alice", "bob"]),
-        client=sometimes(["10.0.0.0/8", "0.0.0.0/0", "2001:db8::/32"]),
+        client=sometimes(NETWORKS),
+        client_file=sometimes(NETWORKS),
         command=sometimes([command.value for command in Command]),
         to=st.lists(st.sampled_from(DESTINATIONS), max_size=3) | st.none(),
+        to_file=sometimes(DESTINATIONS),
         port=sometimes([0, 25, 80, range(1, 81), range(65536)]),
     ),
     max_size=5,
@@ -271,9 +318,10 @@ Fate = set[tuple[str, Address | str]]  # by which way, and what: all that can co
 @settings(max_examples=1500, deadline=None)
 @given(RULES, SUBJECTS, st.lists(TARGETS, min_size=1, max_size=12))
 def test_agrees_with_a_slow_obvious_twin(
-    rules: list[Rule], who: Subject, targets: list[Endpoint]
+    rules: list[Said], who: Subject, targets: list[Endpoint]
 ) -> None:
-    judge = gate(f"127.0.0.1:{PORT}", rules=rules, names=Names(HOSTS))
+    made = [one.made for one in rules]
+    judge = gate(f"127.0.0.1:{PORT}", rules=made, names=Names(HOSTS))
     is_admitted = admitted(judge, who)
     assert is_admitted is admitted_by_the_twin(rules, who)
     for target in targets:
@@ -303,67 +351,74 @@ def addresses_of(host: Address | str) -> list[Address]:
     return [ip_address(text) for text in HOSTS[host]]
 
 
-def inside(address: Address, networks: Sequence[Network]) -> bool:
+def inside(address: Address, texts: Sequence[str] | None) -> bool:
+    networks = [ip_network(text) for text in texts or () if "/" in text]
     return any(unmapped(address) in network for network in networks)
 
 
-def admitted_by_the_twin(rules: list[Rule], who: Subject) -> bool:
+def has_port(one: Said, port: int) -> bool:
+    return one.port is None or any(
+        port in ports if isinstance(ports, range) else port == ports for ports in one.port
+    )
+
+
+def admitted_by_the_twin(rules: list[Said], who: Subject) -> bool:
     if who.listener.by_rule and not let_in(rules, who):
         return False
     for one in rules:
         if is_about(one, who):
             if one.action != "deny":
                 return True
-            if one.port is None and (one.to is None or "*" in one.to.names):
+            if one.port is None and (one.targets is None or "*" in one.targets):
                 return False
     return who.listener.via != "deny"
 
 
-def let_in(rules: list[Rule], who: Subject) -> bool:
+def let_in(rules: list[Said], who: Subject) -> bool:
     return any(
-        one.client is not None
-        and inside(who.client, one.client)
+        inside(who.client, one.clients)
         and (one.listen is None or who.listener.name in one.listen)
         and one.action != "deny"
         for one in rules
     )
 
 
-def is_about(one: Rule, who: Subject) -> bool:
+def is_about(one: Said, who: Subject) -> bool:
     return (
         (one.listen is None or who.listener.name in one.listen)
         and (one.user is None or who.user in one.user)
-        and (one.client is None or inside(who.client, one.client))
-        and (one.command is None or who.command in one.command)
+        and (one.clients is None or inside(who.client, one.clients))
+        and (one.command is None or who.command.value in one.command)
     )
 
 
-def named(one: Rule, name: str | None) -> bool:
+def named(one: Said, name: str | None) -> bool:
     """Whether a glob other than "*" matches the name that was asked for."""
-    if one.to is None or name is None:
+    if one.targets is None or name is None:
         return False
     plain = name.removesuffix(".")
-    return any(glob != "*" and fnmatchcase(plain, glob) for glob in one.to.names)
+    globs = [text for text in one.targets if "/" not in text and text not in ("*", "private")]
+    return any(fnmatchcase(plain, glob) for glob in globs)
 
 
-def numbered(one: Rule, address: Address | None) -> bool:
+def numbered(one: Said, address: Address | None) -> bool:
     """Whether a network or "private" holds the address."""
-    if one.to is None or address is None:
+    if one.targets is None or address is None:
         return False
     is_inside = not is_public(address) or address in OWN
-    return inside(address, one.to.networks) or (one.to.private and is_inside)
+    return inside(address, one.targets) or ("private" in one.targets and is_inside)
 
 
 def walk(
-    rules: list[Rule], who: Subject, port: int, name: str | None, address: Address | None
-) -> tuple[str, Rule | None]:
+    rules: list[Said], who: Subject, port: int, name: str | None, address: Address | None
+) -> tuple[str, Said | None]:
     """The way of the first match, and the rule; without *address*, of the first certain match."""
     found = None
     for one in rules:
-        to_matches = one.to is None or "*" in one.to.names
+        to_matches = one.targets is None or "*" in one.targets
         if (
             is_about(one, who)
-            and (one.port is None or any(port in ports for ports in one.port))
+            and has_port(one, port)
             and (to_matches or named(one, name) or numbered(one, address))
         ):
             found = one
@@ -376,7 +431,7 @@ def walk(
 
 
 def dialable(
-    rules: list[Rule], who: Subject, port: int, name: str | None, address: Address
+    rules: list[Said], who: Subject, port: int, name: str | None, address: Address
 ) -> bool:
     """Whether an address may be dialed by its own way."""
     way, found = walk(rules, who, port, name, address)
@@ -384,7 +439,7 @@ def dialable(
     if way == "deny":
         return False
     if who.command is Command.BIND:
-        written_down = found and found.to and inside(address, found.to.networks)
+        written_down = found and inside(address, found.targets)
         if address in this_host and not written_down:
             return False
     elif port == PORT and address in (ip_address("127.0.0.1"), *this_host):
@@ -396,7 +451,7 @@ def dialable(
     return found is not None and (named(found, name) or numbered(found, address))
 
 
-def fate_by_the_twin(rules: list[Rule], who: Subject, target: Endpoint) -> Fate:
+def fate_by_the_twin(rules: list[Said], who: Subject, target: Endpoint) -> Fate:
     port, host = target.port, target.host
     if port == 0 and who.command is not Command.BIND:
         return set()

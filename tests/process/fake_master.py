@@ -5,6 +5,7 @@ configuration finds. Each reading is numbered, and workers answer their clients 
 """
 
 import dataclasses
+import gc
 import os
 import select
 import signal
@@ -50,6 +51,13 @@ def raise_error(assignment: Assignment, folder: Path) -> int:
     raise RuntimeError("no luck today")
 
 
+def share(assignment: Assignment, folder: Path) -> int:
+    """Fail where a collection would look at the configuration, and so copy its pages."""
+    if any(one is assignment.settings.listen[0] for one in gc.get_objects()):
+        raise RuntimeError("the configuration is not shared")
+    return serve(assignment, folder)
+
+
 def exit_7(assignment: Assignment, folder: Path) -> int:
     """End without a word before being ready."""
     return 7
@@ -66,6 +74,7 @@ PLANS: dict[str, Callable[[Assignment, Path], int]] = {
     "stay": stay,
     "wait_for_go": wait_for_go,
     "raise_error": raise_error,
+    "share": share,
     "exit_7": exit_7,
     "be_killed": be_killed,
 }

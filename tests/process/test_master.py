@@ -196,6 +196,14 @@ def test_a_reload_hands_over_to_new_workers_on_the_same_sockets(master: Running)
     assert master.lines(r"worker\.(lost|fail)") == []
 
 
+def test_no_collection_of_a_worker_looks_at_a_configuration_be_it_reloaded(master: Running) -> None:
+    master.start("share").ready()
+    for count in (1, 2):
+        master.send(signal.SIGHUP)
+        master.wait_for("reload.(done|fail)", count)
+    assert len(master.lines("reload.done")) == 2, master.log()
+
+
 @pytest.mark.parametrize(("plan", "reason"), REASONS)
 def test_a_reload_whose_workers_fail_keeps_the_old_ones(
     master: Running, plan: str, reason: str
