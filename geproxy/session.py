@@ -20,11 +20,13 @@ from geproxy.errors import (
     ShutdownError,
 )
 from geproxy.hostname import canonical
+from geproxy.net.announce import Announcer
 from geproxy.net.clientport import ClientPort
 from geproxy.net.deadline import Deadline
 from geproxy.net.forward import Flow
 from geproxy.net.greenlets import Crew, getcurrent, interrupter, sleep
 from geproxy.net.messages import peek, read_to_end
+from geproxy.net.owners import SocketOwners
 from geproxy.observe.log import Log
 from geproxy.observe.record import Record
 from geproxy.relay.associations import Associations
@@ -48,6 +50,12 @@ class Site(Protocol):
     def handshake_seconds(self) -> float: ...
     @property
     def bind_seconds(self) -> float: ...
+    @property
+    def udp_rebind_seconds(self) -> float: ...
+    @property
+    def owners(self) -> SocketOwners: ...
+    @property
+    def announcer(self) -> Announcer: ...
     @property
     def policy(self) -> Policy: ...
     @property
@@ -134,7 +142,8 @@ def bind(request: Request, subject: Subject, record: Record, site: Site) -> None
     text = f"nobody came within {site.bind_seconds:g} seconds"
     late = DialError(text, "timeout", Outcome.TIMED_OUT)
     with closing(route.outbound.bind(request, route.permit, offer)) as waiting:
-        request.grant(Endpoint(offer.address or waiting.bound.host, waiting.bound.port))
+        told = site.announcer.address_for(waiting.bound.address, offer, subject.client)
+        request.grant(Endpoint(told, waiting.bound.port))
         wait_started = time.monotonic()
         with Deadline(site.bind_seconds, "BIND", late):
             peer = await_peer(waiting, request.stream)
@@ -175,7 +184,18 @@ def associate(request: Request, subject: Subject, record: Record, site: Site) ->
     site.policy.admit(subject)
     control, offer, codec = request.stream, subject.listener.offer, request.codec
     address = control.bound.address
-    with closing(ClientPort(address, offer.ports, subject.client, request.target)) as port:
+    identity = site.owners.identify(control.peer, control.bound)
+    told = site.announcer.address_for(address, offer, subject.client)
+    with closing(
+        ClientPort(
+            address,
+            offer.ports,
+            identity,
+            request.target,
+            lambda: request.codec,
+            site.udp_rebind_seconds,
+        )
+    ) as port:
         record.address = port.bound
 
         def reply(head: bytes, data: bytes) -> None:
@@ -184,8 +204,8 @@ def associate(request: Request, subject: Subject, record: Record, site: Site) ->
         association = open_association(subject, reply, interrupter(getcurrent()), site)
         port.on_loss(association.lose_down)
         try:
-            association.crew.spawn(partial(carry_up, port, codec, association))
-            request.grant(Endpoint(offer.address or address, port.bound.port))
+            association.crew.spawn(partial(carry_up, port, association))
+            request.grant(Endpoint(told, port.bound.port))
             read_to_end(control)
         finally:
             try:

@@ -14,9 +14,11 @@ from geproxy.inbound.shadowsocks import ShadowsocksDatagrams, ShadowsocksInbound
 from geproxy.inbound.socks4 import Socks4Inbound
 from geproxy.inbound.socks5 import Socks5Inbound
 from geproxy.inbound.tunnel import TunnelDatagrams, TunnelInbound
+from geproxy.net.announce import Announcer
 from geproxy.net.buffers import BufferPool
 from geproxy.net.dialer import Dialer
 from geproxy.net.offload import Offload
+from geproxy.net.owners import SocketOwners
 from geproxy.net.resolver import Resolver
 from geproxy.net.route import OwnAddresses
 from geproxy.net.systemlookup import RES_OPTIONS, SystemLookUp
@@ -59,6 +61,7 @@ class Site:
         self.log = log
         self.handshake_seconds = limits.handshake_seconds
         self.bind_seconds = limits.bind_seconds
+        self.udp_rebind_seconds = limits.udp_rebind_seconds
         self.pool = BufferPool()
         self.salts = salts
         self.datagram_salts = datagram_salts
@@ -69,13 +72,16 @@ class Site:
         names = settings.resolver
         look_up = SystemLookUp(names.family, names.timeout_seconds)
         self._resolver = Resolver(look_up, names.timeout_seconds, names.cache_seconds)
+        self.announcer = Announcer(self._resolver.resolve, self._cannot_announce)
         dialer = Dialer(self._resolver, limits.connect_seconds)
         outbounds: list[Outbound] = [DirectOutbound(dialer)]
         outbounds += [OUTBOUNDS[via.url.scheme](via, dialer, self.pool) for via in settings.via]
         self.outbounds = {outbound.name: outbound for outbound in outbounds}
+        own = OwnAddresses()
+        self.owners = SocketOwners(own)
         self.policy = Gate(
             self.outbounds,
-            OwnAddresses(),
+            own,
             streams,
             datagrams,
             settings.rule,
@@ -83,6 +89,8 @@ class Site:
         )
         self.listeners = {listen.name: self._listener(listen) for listen in settings.listen}
         self.policy.prepare(self.listeners.values())
+        if self.owners.fault and any(map(_has_associations, settings.listen)):
+            log.error("owners.fail", reason=self.owners.fault)
 
     def _listener(self, listen: Listen) -> Listener:
         url = listen.url
@@ -108,11 +116,18 @@ class Site:
             return None
         return Users(listen.users, self._hashes.run, listen.nobody)
 
+    def _cannot_announce(self, name: str, reason: str) -> None:
+        self.log.warning("announce.fail", name=name, reason=reason)
+
     def exercise(self) -> None:
         """Use once what is loaded lazily, while files can still be opened."""
         self._resolver.exercise()
         self._hashes.call(lambda: dummy_hash().verify(b""))
         aead.exercise()
+
+
+def _has_associations(listen: Listen) -> bool:
+    return listen.udp and listen.url.scheme in ("mixed", "socks5")
 
 
 def _socks5_inbound(listen: Listen, site: Site) -> Inbound:

@@ -104,7 +104,9 @@ class Outcome(enum.Enum):
 class Offer:
     """How a listener's clients, and the peers of their BINDs, reach the ports we open for them."""
 
-    address: Address | None = None  # announced in place of our own: there is NAT before us
+    # What is told in place of our own address, for there is NAT before us: at most one address per
+    # family, and names.
+    announced: tuple[Address | str, ...] = ()
     ports: range | None = None  # None: any
 
 

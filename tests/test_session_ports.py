@@ -273,7 +273,7 @@ def test_what_the_client_says_on_the_connection_changes_nothing(
 
 def test_an_address_is_announced_where_there_is_one(house: House) -> None:
     public = IPv4Address("192.0.2.9")
-    house.set(offer=Offer(public, None))
+    house.set(offer=Offer((public,), None))
     assert house.serve(request(UDP_ASSOCIATE)).granted().host == public
 
 
@@ -282,7 +282,7 @@ def test_ports_come_from_the_range_and_when_it_is_used_up_the_client_hears_so(
 ) -> None:
     with udp_peer() as free:
         port = free.endpoint.port
-    house.set(offer=Offer(None, range(port, port + 1)))
+    house.set(offer=Offer((), range(port, port + 1)))
     assert house.serve(request(UDP_ASSOCIATE)).granted().port == port
     second = house.serve(request(UDP_ASSOCIATE))
     assert second.reply()[0] != SUCCEEDED
@@ -497,7 +497,7 @@ def test_an_address_is_announced_for_the_peer_too(house: House) -> None:
     public = IPv4Address("192.0.2.9")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    house.set(offer=Offer(public, range(port, port + 1)))
+    house.set(offer=Offer((public,), range(port, port + 1)))
     assert house.serve(request(BIND, PEER)).granted() == Endpoint(public, port)
 
 

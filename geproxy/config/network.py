@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from geproxy.config.setting import read_number, read_text
-from geproxy.hostname import NAME_WANTED, ascii_form, is_name
+from geproxy.config.setting import read_list, read_number, read_text
+from geproxy.hostname import NAME_WANTED, ascii_form, is_name, read_host
 from geproxy.terms import Address, unmapped
 
 Network = IPv4Network | IPv6Network
@@ -26,8 +26,26 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DIGITS = re.compile(r"[0-9*?]+")
 
 
-def read_udp_address(value: object) -> Address:
-    """Read an address to announce; an IPv4-mapped one becomes IPv4. Raises ValueError."""
+def read_udp_address(value: object) -> tuple[Address | str, ...]:
+    """Read what is announced: a text, or a list of at most one address per family, and names.
+
+    A mapped address becomes IPv4, a name loses a last dot. Raises ValueError, or a group of one
+    per wrong member of a list.
+    """
+    if not isinstance(value, list):
+        return (_read_announced(value),)
+    if not value:
+        raise ValueError("the list is empty; leave the setting out to announce our own addresses")
+    found = read_list(value, _read_announced)
+    versions = [one.version for one in found if not isinstance(one, str)]
+    for version in sorted(set(versions)):
+        if versions.count(version) > 1:
+            count = versions.count(version)
+            raise ValueError(f"{count} IPv{version} addresses; a client is told one of each family")
+    return tuple(found)
+
+
+def _read_announced(value: object) -> Address | str:
     text = read_text(value)
     try:
         # A zone is refused: it names an interface of this host, which means nothing to others.
@@ -35,10 +53,23 @@ def read_udp_address(value: object) -> Address:
     except ValueError:
         address = None
     if address is None:
-        raise ValueError("an IP address is wanted, without brackets, port or zone")
+        return _read_host_name(text)
     if address.is_unspecified or address.is_multicast:
         raise ValueError("clients and peers send to this address; one host's is wanted")
     return address
+
+
+def _read_host_name(text: str) -> str:
+    try:
+        host = read_host(text)
+    except ValueError:
+        host = ip_address(0)
+    # An address in an odd spelling, or in brackets, or blanks around either.
+    if not isinstance(host, str) or text != text.strip():
+        raise ValueError(
+            "an IP address or a host name is wanted, without brackets, port, zone or wildcard"
+        )
+    return host.removesuffix(".")
 
 
 def read_udp_ports(value: object) -> range:

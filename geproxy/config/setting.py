@@ -36,9 +36,9 @@ def setting(default: object, read: Callable[[object], object]) -> Mapping[str, S
     return {"setting": Setting(default, read)}
 
 
-def optional(read: Callable[[object], object]) -> Mapping[str, Setting]:
-    """Make the metadata of a text that *read* reads, and that is off where it is empty."""
-    return setting("", lambda value: None if value == "" else read(value))
+def optional(read: Callable[[object], object], off: object = None) -> Mapping[str, Setting]:
+    """Make the metadata of a text that *read* reads, and that is *off* where it is empty."""
+    return setting("", lambda value: off if value == "" else read(value))
 
 
 def members(

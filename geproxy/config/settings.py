@@ -137,6 +137,7 @@ class Limits:
     half_close_seconds: float = seconds(300)
     udp_idle_seconds: float = seconds(300, zero=False)  # RFC 4787 REQ-5
     bind_seconds: float = seconds(120, zero=False)
+    udp_rebind_seconds: float = seconds(0)  # 0: a client's port stays what it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +169,10 @@ class Listen:
     password_file: str = path("")
     key_file: str = path("")
     udp: bool = flag(True)
-    # What UDP ASSOCIATE and BIND announce (None: our own address), and their ports (None: any).
-    udp_address: Address | None = field(default=None, metadata=optional(read_udp_address))
+    # What UDP ASSOCIATE and BIND announce ((): our own address), and their ports (None: any).
+    udp_address: tuple[Address | str, ...] = field(
+        default=(), metadata=optional(read_udp_address, ())
+    )
     udp_ports: range | None = field(default=None, metadata=optional(read_udp_ports))
     udp_filtering: Filtering = field(
         default=Filtering.NONE, metadata=setting(Filtering.NONE.value, read_filtering)

@@ -44,8 +44,13 @@ def adopted(descriptor: int) -> DatagramSocket:
     return DatagramSocket(socket.socket(fileno=descriptor))
 
 
-def open_towards_clients(address: Address, ports: range | None) -> DatagramSocket:
+def open_towards_clients(
+    address: Address, ports: range | None, interface: int = 0
+) -> DatagramSocket:
     """Bind a port of *ports* at one address of ours. Raises DialError.
+
+    *interface* is the index of its interface, where the address is of that link alone; hosts of
+    other links, where there may be another client with the same address, do not reach the port.
 
     Never SO_REUSEADDR: another user of this host could then bind the port too and receive what is
     sent to it.
@@ -55,10 +60,9 @@ def open_towards_clients(address: Address, ports: range | None) -> DatagramSocke
         sock = _make(family)
     except OSError as error:
         raise dial_error(error.errno or 0, Endpoint(address, 0)) from error
-    # A link-local address is only half of one without its interface, which nobody told us.
     link_local = isinstance(address, IPv6Address) and address.is_link_local
     try:
-        bind_in(sock, "::" if link_local else str(address), ports)
+        bind_in(sock, str(address), ports, interface if link_local else 0)
     except OSError as error:
         sock.close()
         raise dial_error(error.errno or 0, Endpoint(address, 0)) from error

@@ -7,12 +7,11 @@ from geproxy.net.clientport import ClientPort
 from geproxy.net.datagram import TURN
 from geproxy.net.greenlets import sleep
 from geproxy.relay.datagram import Association
-from geproxy.seams import DatagramCodec
 
 
-def carry_up(port: ClientPort, codec: DatagramCodec, association: Association) -> None:
+def carry_up(port: ClientPort, association: Association) -> None:
     """Take what the client sends to *port* on its way, for ever."""
-    receive, read, send = port.receive, codec.read, association.send
+    receive, send = port.receive, association.send
     while True:
         turn = TURN
         while turn or port.in_burst:
@@ -23,7 +22,7 @@ def carry_up(port: ClientPort, codec: DatagramCodec, association: Association) -
                 if datagram is None:
                     port.wait_readable()
                     continue
-                message = read(datagram)
+                message = port.codec.read(datagram)  # not the same for ever: see ClientPort
             except GeproxyError as error:
                 association.drop(error.code)
                 continue

@@ -63,20 +63,32 @@ TAKEN = [  # scheme, lines, what is another than by default
     pytest.param(
         "mixed",
         'udp_address = "192.0.2.1"\nudp_ports = "40000-49999"',
-        {"udp_address": ip_address("192.0.2.1"), "udp_ports": range(40000, 50000)},
+        {"udp_address": (ip_address("192.0.2.1"),), "udp_ports": range(40000, 50000)},
         id="an address and ports behind NAT",
     ),
     pytest.param(
         "socks5",
         'udp_address = "2001:db8::1"\nudp_ports = "40000"',
-        {"udp_address": ip_address("2001:db8::1"), "udp_ports": range(40000, 40001)},
+        {"udp_address": (ip_address("2001:db8::1"),), "udp_ports": range(40000, 40001)},
         id="an IPv6 address and one port",
     ),
     pytest.param(
         "socks4",
         'udp_address = "192.0.2.1"',
-        {"udp_address": ip_address("192.0.2.1")},
+        {"udp_address": (ip_address("192.0.2.1"),)},
         id="an address for BIND",
+    ),
+    pytest.param(
+        "mixed",
+        'udp_address = ["192.0.2.1", "2001:db8::1", "proxy.example.net"]',
+        {
+            "udp_address": (
+                ip_address("192.0.2.1"),
+                ip_address("2001:db8::1"),
+                "proxy.example.net",
+            )
+        },
+        id="an address of each family, and a name",
     ),
     pytest.param("socks4", 'udp_ports = "9"', {"udp_ports": range(9, 10)}, id="a port for BIND"),
     pytest.param(
@@ -149,6 +161,7 @@ MISPLACED = [  # scheme, line, key, message
             ('password_file = "key"', SEALED_ALONE, ("mixed", "socks4", "tcp", "udp")),
             ('key_file = "key"', SEALED_ALONE, ("mixed", "socks5", "tcp", "udp")),
             ('udp_address = "192.0.2.1"', SOCKS_ALONE, ("ss", "tcp", "udp")),
+            ('udp_address = ["192.0.2.1"]', SOCKS_ALONE, ("ss", "tcp", "udp")),
             ('udp_ports = "40000"', SOCKS_ALONE, ("ss", "tcp", "udp")),
             (
                 'udp_filtering = "address-dependent"',
@@ -188,7 +201,20 @@ def test_all_that_is_misplaced_is_told_at_once(conf):
 WRONG = [  # scheme, line, what the problem begins with
     pytest.param("mixed", 'udp_address = "0.0.0.0"', "udp_address: clients", id="any address"),
     pytest.param("mixed", "udp_address = 1", "udp_address: a text is", id="a number"),
-    pytest.param("mixed", f'udp_address = "{SECRET}"', "udp_address: an IP", id="another text"),
+    pytest.param("mixed", f'udp_address = "{SECRET}!"', "udp_address: an IP", id="another text"),
+    pytest.param("mixed", "udp_address = []", "udp_address: the list is empty", id="an empty list"),
+    pytest.param(
+        "mixed",
+        'udp_address = ["192.0.2.1", "192.0.2.2"]',
+        "udp_address: 2 IPv4 addresses",
+        id="two addresses of one family",
+    ),
+    pytest.param(
+        "mixed",
+        'udp_address = ["192.0.2.1", ""]',
+        "udp_address: member 2: an IP address or a host name",
+        id="an empty member",
+    ),
     pytest.param("mixed", 'udp_ports = "9-3"', "udp_ports: 9-3 runs backwards", id="backwards"),
     pytest.param("mixed", 'udp_ports = "0"', "udp_ports: port 0 is not in 1..", id="port 0"),
     pytest.param("mixed", "udp_ports = 40000", "udp_ports: a text is wanted", id="a bare number"),

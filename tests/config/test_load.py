@@ -71,6 +71,9 @@ ACCEPTED = [  # lines, table, what is another than by default
     pytest.param(
         "[limits]\nudp_idle_seconds = 9", "limits", {"udp_idle_seconds": 9}, id="idle UDP"
     ),
+    pytest.param(
+        "[limits]\nudp_rebind_seconds = 60", "limits", {"udp_rebind_seconds": 60}, id="a takeover"
+    ),
     pytest.param("[limits]\nbind_seconds = 9", "limits", {"bind_seconds": 9}, id="a wait for BIND"),
     pytest.param("[limits]\nsessions_per_client = 0", "limits", {}, id="no limit for a client"),
     pytest.param("[resolver]\nnameservers = []", "resolver", {}, id="the system's resolver"),

@@ -184,7 +184,7 @@ def test_a_wrong_name_says_what_would_be_right(text, message):
 
 
 @pytest.mark.parametrize("value", [1, True, 1.5, [], {}], ids=repr)
-@pytest.mark.parametrize("read", [read_network, read_destination, read_udp_address, read_udp_ports])
+@pytest.mark.parametrize("read", [read_network, read_destination, read_udp_ports])
 def test_what_is_no_text_is_refused_by_its_kind(read, value):
     assert message_of(read, value).startswith("a text is wanted, not ")
 
@@ -258,34 +258,80 @@ def test_a_socket_of_ours_is_not_at_port_0():
     assert message_of(read_udp_ports, "0-9") == "port 0 is not in 1..65535"
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        pytest.param("192.0.2.1", "192.0.2.1", id="IPv4"),
-        pytest.param("2001:db8::1", "2001:db8::1", id="IPv6"),
-        pytest.param("127.0.0.1", "127.0.0.1", id="loopback"),
-        pytest.param("::ffff:192.0.2.1", "192.0.2.1", id="mapped means IPv4"),
-    ],
-)
-def test_an_address_to_announce_is_one_of_a_host(text, address):
-    assert read_udp_address(text) == ip_address(address)
+IPV4, IPV6 = ip_address("192.0.2.1"), ip_address("2001:db8::1")
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("value", "announced"),
     [
-        pytest.param("0.0.0.0", "clients and peers send to this address", id="every address"),
-        pytest.param("::", "clients and peers send to this address", id="every IPv6 address"),
-        pytest.param("::ffff:0.0.0.0", "clients and peers send", id="every mapped address"),
-        pytest.param("224.0.0.1", "clients and peers send to this address", id="multicast"),
-        pytest.param("ff02::1", "clients and peers send to this address", id="IPv6 multicast"),
-        pytest.param("192.0.2.1:1080", "an IP address is wanted, without", id="a port"),
-        pytest.param("[2001:db8::1]", "an IP address is wanted, without", id="brackets"),
-        pytest.param("fe80::1%eth0", "an IP address is wanted, without", id="a zone"),
-        pytest.param("192.0.2.0/24", "an IP address is wanted, without", id="a network"),
-        pytest.param("relay.example.net", "an IP address is wanted, without", id="a name"),
-        pytest.param(SECRET, "an IP address is wanted, without", id="another text"),
+        pytest.param("192.0.2.1", (IPV4,), id="IPv4"),
+        pytest.param("2001:db8::1", (IPV6,), id="IPv6"),
+        pytest.param("127.0.0.1", (ip_address("127.0.0.1"),), id="loopback"),
+        pytest.param("::ffff:192.0.2.1", (IPV4,), id="mapped means IPv4"),
+        pytest.param(["192.0.2.1"], (IPV4,), id="a list of one"),
+        pytest.param(["2001:db8::1", "192.0.2.1"], (IPV6, IPV4), id="one of each family"),
+        pytest.param("proxy.example.net", ("proxy.example.net",), id="a name"),
+        pytest.param("Proxy.example.net.", ("proxy.example.net",), id="a name with its last dot"),
+        pytest.param("_a-b.c9", ("_a-b.c9",), id="all that a name may hold"),
+        pytest.param("proxy", ("proxy",), id="a name of one label"),
+        pytest.param("b\u00fccher.example", ("xn--bcher-kva.example",), id="an umlaut"),
+        pytest.param(
+            ".".join(["a" * 63] * 3 + ["b" * 61]),
+            (f"{'.'.join(['a' * 63] * 3)}.{'b' * 61}",),
+            id="the longest name",
+        ),
+        pytest.param(
+            ["a.example", "192.0.2.1", "b.example"],
+            ("a.example", IPV4, "b.example"),
+            id="names beside an address",
+        ),
     ],
 )
-def test_an_address_that_nobody_can_send_to_is_refused(text, message):
-    assert message_of(read_udp_address, text).startswith(message)
+def test_what_is_announced_is_an_address_of_each_family_or_names(value, announced):
+    assert read_udp_address(value) == announced
+
+
+SENT_TO = "clients and peers send to this address"
+NO_HOST = "an IP address or a host name is wanted, without brackets, port, zone or wildcard"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param("0.0.0.0", SENT_TO, id="every address"),
+        pytest.param("::", SENT_TO, id="every IPv6 address"),
+        pytest.param("::ffff:0.0.0.0", SENT_TO, id="every mapped address"),
+        pytest.param("224.0.0.1", SENT_TO, id="multicast"),
+        pytest.param("ff02::1", SENT_TO, id="IPv6 multicast"),
+        pytest.param("192.0.2.1:1080", NO_HOST, id="a port"),
+        pytest.param("[2001:db8::1]", NO_HOST, id="brackets"),
+        pytest.param("fe80::1%eth0", NO_HOST, id="a zone"),
+        pytest.param("192.0.2.0/24", NO_HOST, id="a network"),
+        pytest.param("*.example.net", NO_HOST, id="a glob"),
+        pytest.param("example.net:1080", NO_HOST, id="a name with a port"),
+        pytest.param(f"al:{SECRET}@example.net", NO_HOST, id="a user"),
+        pytest.param(f"{SECRET} {SECRET}", NO_HOST, id="a space"),
+        pytest.param("a\n", NO_HOST, id="a newline"),
+        pytest.param("a..b", NO_HOST, id="an empty label"),
+        pytest.param(".", NO_HOST, id="the root"),
+        pytest.param("a" * 64, NO_HOST, id="a label that is too long"),
+        pytest.param("256.1.1.1", NO_HOST, id="a number too high"),
+        pytest.param("127.1", NO_HOST, id="an address in an odd spelling"),
+        pytest.param("0x7f000001", NO_HOST, id="an address as one number"),
+        pytest.param(".".join(["a" * 63] * 4), NO_HOST, id="a long name"),
+        pytest.param(4, "a text is wanted, not a number", id="a number"),
+        pytest.param([], "the list is empty", id="an empty list"),
+        pytest.param(["192.0.2.1", "192.0.2.2"], "2 IPv4 addresses; a client", id="two of IPv4"),
+        pytest.param(["::1", "::1"], "2 IPv6 addresses; a client", id="one of IPv6 twice"),
+        pytest.param(["192.0.2.1", "::ffff:192.0.2.2"], "2 IPv4 addresses", id="a mapped one too"),
+    ],
+)
+def test_what_clients_cannot_send_to_is_not_announced(value, message):
+    assert message_of(read_udp_address, value).startswith(message)
+
+
+def test_each_wrong_member_of_what_is_announced_is_told():
+    with pytest.raises(ExceptionGroup) as caught:
+        read_udp_address(["", "192.0.2.1", 7, "0.0.0.0"])
+    texts = [str(error) for error in caught.value.exceptions]
+    assert [text.partition(":")[0] for text in texts] == ["member 1", "member 3", "member 4"]

@@ -170,15 +170,19 @@ def test_the_port_that_speaks_first_is_the_only_one(direct: Proxy) -> None:
     "host",
     [pytest.param(IPv4Address(0), id="0.0.0.0"), pytest.param(IPv4Address(IPV4), id="our own")],
 )
-def test_an_announced_port_is_heard_and_no_other(direct: Proxy, host: IPv4Address) -> None:
+def test_an_announced_port_that_has_spoken_is_heard_and_no_other(
+    direct: Proxy, host: IPv4Address
+) -> None:
     with datagram_target() as there, udp_socket() as sock, udp_socket() as other:
         with Association.open(at(direct, IPV4), (host, sockname(sock)[1])) as client:
             client.socket.close()
             client.socket = sock
+            client.send(there.host, there.port, b"the client")
+            assert client.receive()[1] == b"the client"
             other.sendto(datagram(there.host, there.port, b"not the client"), client.relay)
             client.send(there.host, there.port, b"the client")
             assert client.receive()[1] == b"the client"
-        assert there.data == [b"the client"]
+        assert there.data == [b"the client"] * 2
 
 
 @pytest.mark.parametrize(

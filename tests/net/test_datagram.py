@@ -667,9 +667,9 @@ def test_an_address_that_is_not_ours_cannot_be_listened_at() -> None:
         open_towards_clients(IPv4Address("192.0.2.1"), None)
 
 
-def test_a_link_local_address_has_a_port_of_every_interface() -> None:
-    with opened(lambda: open_towards_clients(IPv6Address("fe80::1"), None)) as sock:
-        assert sock.bound.port != 0
+def test_a_link_local_address_is_listened_at_on_its_interface_alone() -> None:
+    with pytest.raises(DialError):
+        open_towards_clients(IPv6Address("fe80::1"), None)
 
 
 def test_a_duplicate_is_the_same_socket_for_another_owner() -> None:

@@ -140,7 +140,7 @@ def test_the_port_is_where_that_peer_can_reach_it(host: str) -> None:
 def test_the_port_is_taken_from_the_range_that_is_offered() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    offer = Offer(None, range(port, port + 1))
+    offer = Offer((), range(port, port + 1))
     request = Request(IPv4Address(0))
     with closing(outbound().bind(request, anybody, offer)) as waiting:
         assert waiting.bound.port == port

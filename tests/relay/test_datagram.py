@@ -7,35 +7,21 @@ from ipaddress import IPv4Address, ip_address
 import gevent
 import pytest
 
-from geproxy.errors import DropError, ProtocolError, ShutdownError
-from geproxy.inbound.socks5 import Socks5Datagrams
-from geproxy.net.clientport import ClientPort
-from geproxy.net.datagram import MAX_SEGMENTS
+from geproxy.errors import DropError, ShutdownError
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import interrupt
 from geproxy.outbound.direct import DirectDatagrams
 from geproxy.relay import datagram
 from geproxy.relay.datagram import WAITING_NAMES
 from geproxy.relay.queue import WAITING_BYTES, WAITING_DATAGRAMS
-from geproxy.relay.upward import carry_up
 from geproxy.terms import Endpoint, Filtering
 from geproxy.wire.address import encode_address
 from tests.support.associations import Around, association
-from tests.support.conformance import HARD_SECONDS, beside, settle, until
+from tests.support.conformance import HARD_SECONDS, settle, until
 from tests.support.datagrams import MAX_PAYLOAD_BYTES, udp_peer
 
 LOOPBACK = IPv4Address("127.0.0.1")
 WAITS = pytest.mark.parametrize("waits", [False, True], ids=["opened at once", "in its own time"])
-
-
-class Nothing:
-    """A codec for which all of it is wrong."""
-
-    def read(self, data: bytes) -> tuple[bytes, bytes]:
-        raise ProtocolError("nothing")
-
-    def write(self, head: bytes, data: bytes) -> bytes:
-        raise ProtocolError("nothing")
 
 
 @pytest.fixture(autouse=True)
@@ -549,66 +535,3 @@ def test_bursts_of_answers_reach_the_client_one_by_one() -> None:
         assert around.replies == [(head, data) for data in expected]
         one = around.association
         assert (one.down_datagrams, one.down_bytes) == (6, 9)
-
-
-# -- from a client's port ------------------------------------------------------------------------
-
-
-def test_what_a_client_sends_to_its_port_goes_its_way() -> None:
-    with association() as around, udp_peer() as client, udp_peer() as target:
-        port = ClientPort(LOOPBACK, None, LOOPBACK, Endpoint(LOOPBACK, 0))
-        codec = Socks5Datagrams()
-        head = encode_address(target.endpoint)
-        with beside(lambda: carry_up(port, codec, around.association)) as (pump,):
-            client.send(b"\0\0\0" + head + b"question", port.bound)
-            assert target.receive()[0] == b"question"
-            client.send(b"", port.bound)
-            client.send(b"\0\0\0\x02", port.bound)
-            client.send(b"\0\0\x01" + head + b"in two ", port.bound)
-            client.send(b"\0\0\x82" + head + b"pieces", port.bound)
-            assert target.receive()[0] == b"in two pieces"
-            with udp_peer("127.0.0.2") as stranger:
-                stranger.send(b"\0\0\0" + head + b"stranger", port.bound)
-            client.send(b"\0\0\0" + head + b"last", port.bound)
-            assert target.receive()[0] == b"last"
-            assert around.association.dropped == {"protocol": 2}
-            pump.kill()
-        port.close()
-
-
-def test_a_client_that_floods_leaves_others_their_turn() -> None:
-    class Flood:
-        """A port on which more comes than anybody can read."""
-
-        in_burst = False
-
-        def receive(self) -> bytes:
-            return b""
-
-    with association() as around:
-        pump = gevent.spawn(carry_up, Flood(), Nothing(), around.association)
-        settle()
-        pump.kill()
-        assert around.association.dropped["protocol"] > datagram.TURN
-
-
-def test_the_turn_of_a_client_that_floods_is_counted_in_bursts() -> None:
-    """A burst is one call of the kernel, and is taken whole before others have their turn."""
-    port = ClientPort(LOOPBACK, None, LOOPBACK, Endpoint(LOOPBACK, 0))
-    turn = datagram.TURN
-    with association() as around, udp_peer() as client:
-        dropped = around.association.dropped
-        for _ in range(turn):
-            client.send_burst(bytes(MAX_SEGMENTS), 1, port.bound)
-        for _ in range(turn):
-            client.send(b"", port.bound)
-        client.send_burst(bytes(3), 1, port.bound)
-        seen = []
-        with beside(lambda: carry_up(port, Nothing(), around.association)) as (pump,):
-            while not seen or seen[-1] != dropped["protocol"]:
-                seen.append(dropped["protocol"])
-                gevent.sleep(0)
-            pump.kill()
-        bursts = turn * MAX_SEGMENTS
-        assert [count for count in seen if count] == [bursts, bursts + turn, bursts + turn + 3]
-    port.close()
