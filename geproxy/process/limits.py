@@ -10,11 +10,10 @@ from geproxy.observe.log import Log
 
 # Chosen here
 DESCRIPTORS_PER_SESSION = 2  # the client's and the target's socket; an association takes one more
-# Listening sockets, logs, the event loop, attempts side by side; and a socket for each look-up,
-# 96 of which may be under way (net/systemlookup.py).
-RESERVE = 64 + 96
+RESERVE = 64  # listening sockets, logs, the event loop, some look-ups, attempts side by side
 # Wanted, but no reason to have fewer sessions: what takes them leaves some to others.
 FOR_PIPES = 64
+FOR_LOOK_UPS = 96  # a socket each (net/systemlookup.py); one without is not taken for an answer
 PER_UDP_LISTENER = 4096  # its clients' ports
 
 
@@ -22,7 +21,8 @@ def fitted(settings: Settings, log: Log) -> Settings:
     """Make room for the descriptors that the sessions need, or lower the sessions, and say so."""
     wanted = settings.limits.sessions
     udp_listeners = sum("UDP" in one.url.transports(udp=one.udp) for one in settings.listen)
-    sessions = fit_sessions(wanted, FOR_PIPES + udp_listeners * PER_UDP_LISTENER)
+    extra = FOR_PIPES + FOR_LOOK_UPS + udp_listeners * PER_UDP_LISTENER
+    sessions = fit_sessions(wanted, extra)
     if sessions == wanted:
         return settings
     log.warning("limits.lowered", sessions=sessions, wanted=wanted, reason="RLIMIT_NOFILE")

@@ -26,7 +26,7 @@ def test_a_json_log_is_one_object_a_line(tmp_path: Path) -> None:
     ):
         tunnel.send(b"hello")
         tunnel.receive(5)
-        assert reply_to(proxy.address, "na\nme.invalid", 80) == 4
+        assert reply_to(proxy.address, "na\nme.invalid", 80) == 2
         host, port = tunnel.address
         tunnel.finish()
         line = proxy.wait_for("session.end", client=f"{host}:{port}")

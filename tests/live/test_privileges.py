@@ -200,7 +200,7 @@ IGNORED = shutil.ignore_patterns(
     "__pycache__", "test", "tests", "idlelib", "ensurepip", "tkinter", "turtledemo", "lib2to3",
     "config-3*", "site-packages", "dist-packages",
 )  # fmt: skip
-NEEDED = ("gevent", "greenlet", "docopt", "setproctitle", "Crypto", "zope")
+NEEDED = ("gevent", "greenlet", "docopt", "setproctitle", "Crypto", "zope", "idna")
 FAST = ("cryptography", "_cffi_backend")  # with these other ciphers are in use than without
 LAUNCH = "import sys; sys.path[:0] = {paths!r}; from geproxy.cli import main; sys.exit(main())"
 

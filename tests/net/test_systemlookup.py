@@ -231,9 +231,9 @@ def test_an_answer_that_takes_longer_than_a_try_is_heard(world: World) -> None:
 
 @pytest.mark.slow
 def test_a_name_in_the_hosts_file_is_that_and_nothing_more(world: World) -> None:
-    found = world.resolve("db.internal", "DB.Internal", "ads.example", "x", "four.example")
+    found = world.resolve("db.internal", "ads.example", "x", "four.example")
     answers = [one for one, _ in found]
-    assert answers == [["10.0.0.5"], ["10.0.0.5"], ["0.0.0.0"], ["0.0.0.0"], ["192.0.2.4"]]
+    assert answers == [["10.0.0.5"], ["0.0.0.0"], ["0.0.0.0"], ["192.0.2.4"]]
     assert not {"db.internal", "ads.example", "x"} & {name for name, _ in world.server.asked}
 
 

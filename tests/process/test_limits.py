@@ -48,9 +48,6 @@ def fit(
     return fitting, soft_now, hard_now
 
 
-FITTING = (1024 - RESERVE) // DESCRIPTORS_PER_SESSION  # in so many descriptors
-
-
 def need(sessions: int) -> int:
     return sessions * DESCRIPTORS_PER_SESSION + RESERVE
 
@@ -69,10 +66,8 @@ def need(sessions: int) -> int:
         pytest.param(
             100, 64, need(100) - 1, (99, need(100) - 1, need(100) - 1), id="one descriptor short"
         ),
-        pytest.param(
-            10_000, 256, 1024, (FITTING, 1024, 1024), id="sessions shrink to the hard limit"
-        ),
-        pytest.param(10_000, 1024, 1024, (FITTING, 1024, 1024), id="nothing can be raised"),
+        pytest.param(10_000, 256, 1024, (480, 1024, 1024), id="sessions shrink to the hard limit"),
+        pytest.param(10_000, 1024, 1024, (480, 1024, 1024), id="nothing can be raised"),
         pytest.param(100, RESERVE, RESERVE, (1, RESERVE, RESERVE), id="never fewer than one"),
         pytest.param(1, 20, 20, (1, 20, 20), id="less than the reserve"),
     ],
@@ -102,4 +97,4 @@ def test_root_raises_the_hard_limit_to_what_is_needed() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="for root")
 def test_what_the_kernel_refuses_even_root_lowers_the_sessions() -> None:
     nr_open = int(Path("/proc/sys/fs/nr_open").read_text())
-    assert fit(nr_open, 256, 1024, keep_root=True) == (FITTING, 1024, 1024)
+    assert fit(nr_open, 256, 1024, keep_root=True) == (480, 1024, 1024)
