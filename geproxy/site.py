@@ -14,9 +14,11 @@ from geproxy.inbound.shadowsocks import ShadowsocksDatagrams, ShadowsocksInbound
 from geproxy.inbound.socks4 import Socks4Inbound
 from geproxy.inbound.socks5 import Socks5Inbound
 from geproxy.inbound.tunnel import TunnelDatagrams, TunnelInbound
+from geproxy.nat64 import Nat64
 from geproxy.net.announce import Announcer
 from geproxy.net.buffers import BufferPool
 from geproxy.net.dialer import Dialer
+from geproxy.net.nat64 import Discovery
 from geproxy.net.offload import Offload
 from geproxy.net.owners import SocketOwners
 from geproxy.net.resolver import Resolver
@@ -73,7 +75,9 @@ class Site:
         look_up = SystemLookUp(names.family, names.timeout_seconds)
         self._resolver = Resolver(look_up, names.timeout_seconds, names.cache_seconds)
         self.announcer = Announcer(self._resolver.resolve, self._cannot_announce)
-        dialer = Dialer(self._resolver, limits.connect_seconds)
+        nat64 = Nat64()
+        self._discovery = Discovery(look_up, nat64)
+        dialer = Dialer(self._resolver, limits.connect_seconds, nat64)
         outbounds: list[Outbound] = [DirectOutbound(dialer)]
         outbounds += [OUTBOUNDS[via.url.scheme](via, dialer, self.pool) for via in settings.via]
         self.outbounds = {outbound.name: outbound for outbound in outbounds}
@@ -82,6 +86,7 @@ class Site:
         self.policy = Gate(
             self.outbounds,
             own,
+            nat64,
             streams,
             datagrams,
             settings.rule,
@@ -118,6 +123,10 @@ class Site:
 
     def _cannot_announce(self, name: str, reason: str) -> None:
         self.log.warning("announce.fail", name=name, reason=reason)
+
+    def discover(self) -> None:
+        """Learn for ever which prefixes this network's NAT64 has."""
+        self._discovery.run()
 
     def exercise(self) -> None:
         """Use once what is loaded lazily, while files can still be opened."""

@@ -20,7 +20,7 @@ MAX_MODULE_LINES = 300
 MAX_FUNCTION_LINES = 60
 
 # What each room may import of geproxy. A name stands for the module or package and all inside it.
-WORDS = ("errors", "terms", "streams", "seams", "hostname")
+WORDS = ("errors", "terms", "streams", "seams", "hostname", "nat64")
 PROTOCOL_ROOM = (*WORDS, "crypto", "wire", "net")
 ROOMS: dict[str, tuple[str, ...]] = {
     "__init__": (),
@@ -29,6 +29,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "seams": ("terms", "streams"),
     "errors": ("terms",),
     "hostname": ("errors", "terms"),
+    "nat64": ("terms",),
     "crypto": ("crypto", "errors"),
     "wire": ("wire", *WORDS, "crypto"),
     "config": ("config", *WORDS, "crypto"),

@@ -2,7 +2,8 @@
 
 The first rule that matches a target chooses its way; where none does, the listener's `via` does.
 
-- An address is matched by networks, "private" and "*".
+- An address is matched by networks, "private" and "*". One that NAT64 turns into an IPv4 address
+  is matched by what matches that, too.
 - A name is matched by globs at once. A rule that has none for it, but has networks or "private", is
   undecided until there is an address. Let F be the first rule that matches without one.
   - F leads to a peer: the name goes there unresolved. Undecided rules before F do not apply: what
@@ -28,6 +29,7 @@ from functools import partial
 
 from geproxy.config.settings import Rule
 from geproxy.errors import DeniedError
+from geproxy.nat64 import Nat64
 from geproxy.policy.bounds import UNSPECIFIED, Bounds
 from geproxy.policy.rules import DENY, DIRECT, SMTP_PORT, Case, Page, numbered
 from geproxy.seams import Listener, Outbound, Route, Subject
@@ -39,15 +41,16 @@ Resolve = Callable[[str, Address], tuple[Address, ...]]
 class Gate:
     """The policy of one worker.
 
-    *outbounds* are the ways out by name; *own* holds every address of this host; *streams* and
-    *datagrams* are where we listen on TCP and on UDP. *rules* need *resolve*, which gives a
-    name's addresses at the expense of a client.
+    *outbounds* are the ways out by name; *own* holds every address of this host; *nat64* knows
+    which addresses have another inside; *streams* and *datagrams* are where we listen on TCP and on
+    UDP. *rules* need *resolve*, which gives a name's addresses at the expense of a client.
     """
 
     def __init__(
         self,
         outbounds: Mapping[str, Outbound],
         own: Container[Address],
+        nat64: Nat64,
         streams: Collection[Endpoint],
         datagrams: Collection[Endpoint] = (),
         rules: Sequence[Rule] = (),
@@ -56,11 +59,12 @@ class Gate:
         assert not rules or resolve, "rules are about addresses too"
         self._outbounds = outbounds
         self._own = own
+        self._nat64 = nat64
         self._rules = numbered(rules)
         self._resolve = resolve
         self._pages: dict[str, Page] = {}
-        self._streams = Bounds(own, streams)
-        self._datagrams = Bounds(own, datagrams)
+        self._streams = Bounds(own, streams, nat64)
+        self._datagrams = Bounds(own, datagrams, nat64)
 
     def prepare(self, listeners: Iterable[Listener]) -> None:
         """Make now what *listeners* need, or the first client of each would wait for it."""
@@ -96,10 +100,10 @@ class Gate:
             return self._decide_plain(subject, target)
         self._let_in(subject, page)
         if not isinstance(target.host, str):
-            case = Case(page.clauses, subject, None, target.port, self._own)
+            case = Case(page.clauses, subject, None, target.port, self._own, self._nat64)
             return self._decide_addresses(case, (unmapped(target.host),), target)
         name = target.host.removesuffix(".")
-        case = Case(page.clauses, subject, name, target.port, self._own)
+        case = Case(page.clauses, subject, name, target.port, self._own, self._nat64)
         return self._decide_name(case, name, target)
 
     def _decide_plain(self, subject: Subject, target: Endpoint) -> Route:
@@ -155,7 +159,7 @@ class Gate:
             bounds.permit_local(endpoint)
         elif address in UNSPECIFIED and not clause.has_network_of(address):
             raise DeniedError(f"{endpoint}: no rule lets anybody connect")
-        if not _is_trusted(case.subject.listener) and not clause.opens(case.name, address):
+        if not _is_trusted(case.subject.listener) and not case.opened_by(clause, address):
             bounds.refuse_inside(endpoint, address)
 
     def _bounds(self, command: Command) -> Bounds:

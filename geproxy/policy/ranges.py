@@ -2,6 +2,8 @@
 
 ``ipaddress.is_global`` is no judge of targets: in Python 3.11 it is True for ``::127.0.0.1``,
 ``64:ff9b::7f00:1``, ``2002:7f00:1::``, ``224.0.0.1`` and ``fec0::1``, all of which can lead inside.
+A network's own NAT64 prefix is beyond this table: who judges an address asks Nat64 for what is in
+it, and judges that as well.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from ipaddress import IPv4Address, ip_network
 
+from geproxy.nat64 import WELL_KNOWN
 from geproxy.terms import Address
 
 # The IANA IPv4 and IPv6 Special-Purpose Address Registries, as of 2025-10: the blocks whose
@@ -39,8 +42,9 @@ PUBLIC_WITHIN_IPV4 = (  # more specific, and Globally Reachable
 NON_PUBLIC_IPV6 = (
     # Global unicast is 2000::/3 and nothing else so far (IANA IPv6 Address Space; RFC 4291 §2.4).
     # The first row holds :: and ::1, IPv4-compatible ::/96 (RFC 4291 §2.5.5.1), IPv4-translated
-    # ::ffff:0:0:0/96 (RFC 2765 §2.1), NAT64 64:ff9b::/96 (RFC 6052) and 64:ff9b:1::/48 (RFC 8215),
-    # discard-only 100::/64 (RFC 6666) and dummy 100:0:0:1::/64 (RFC 9780).
+    # ::ffff:0:0:0/96 (RFC 2765 §2.1), local-use NAT64 64:ff9b:1::/48 (RFC 8215), discard-only
+    # 100::/64 (RFC 6666) and dummy 100:0:0:1::/64 (RFC 9780). It holds NAT64's 64:ff9b::/96 too
+    # (RFC 6052), which is Globally Reachable: is_public() looks at the address inside instead.
     "::/3",
     "4000::/2",  # SRv6 5f00::/16: RFC 9602
     "8000::/1",  # fc00::/7: RFC 4193; fe80::/10: RFC 4291; fec0::/10: RFC 3879; ff00::/8: RFC 4291
@@ -71,13 +75,14 @@ _ISATAP_MASK = 0xFDFF_FFFF
 def is_public(address: Address) -> bool:
     """Tell whether *address* is one that everybody on the Internet reaches alike.
 
-    An IPv4-mapped address is judged as the IPv4 address that the kernel dials for it; every other
-    embedding of IPv4 is not public, whatever is inside: who unpacks it, and where, we cannot know.
+    An IPv4-mapped address is judged as the IPv4 address that the kernel dials for it, and one in
+    64:ff9b::/96 as that which NAT64 makes of it (RFC 6052 §2.1). Every other embedding of IPv4 is
+    not public, whatever is inside: who unpacks it, and where, we cannot know.
     """
     number = int(address)
     if isinstance(address, IPv4Address):
         return _is_public_at(_TURNS_IPV4, number)
-    if number >> 32 == _MAPPED:
+    if number >> 32 == _MAPPED or WELL_KNOWN.holds(number):
         return _is_public_at(_TURNS_IPV4, number & 0xFFFF_FFFF)
     if number >> 32 & _ISATAP_MASK == _ISATAP:
         return False

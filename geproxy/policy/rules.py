@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable, Sequence
 from geproxy.config.destinations import To
 from geproxy.config.edges import Networks
 from geproxy.config.settings import Rule
+from geproxy.nat64 import WELL_KNOWN, Nat64
 from geproxy.policy.ranges import is_public
 from geproxy.seams import Listener, Subject
 from geproxy.terms import Address, Command, unmapped
@@ -163,7 +164,7 @@ class Case:
     a name must foresee() before it can find().
     """
 
-    __slots__ = ("_certain", "_clauses", "_own", "_smtp", "name", "subject")
+    __slots__ = ("_certain", "_clauses", "_nat64", "_own", "_smtp", "name", "subject")
 
     def __init__(
         self,
@@ -172,8 +173,10 @@ class Case:
         name: str | None,
         port: int,
         own: Container[Address],
+        nat64: Nat64,
     ) -> None:
         self.subject = subject
+        self._nat64 = nat64
         self.name = name
         self._own = own
         is_dialed = subject.command is not Command.BIND
@@ -188,10 +191,26 @@ class Case:
 
     def find(self, address: Address) -> Clause:
         """Return the first clause that matches *address* in the place of the target."""
+        addresses = (address, *self._nat64.inside(address))
         return next(
             clause
             for clause in self._clauses
-            if clause is self._certain or clause.expects(address, self._own)
+            if clause is self._certain or any(clause.expects(one, self._own) for one in addresses)
+        )
+
+    def opened_by(self, clause: Clause, address: Address) -> bool:
+        """Tell whether *clause* itself names *address*, or the IPv4 address that NAT64 makes of it.
+
+        The latter opens no prefix that is not public itself: who speaks of 10.0.0.0/8 has not
+        spoken of unique local addresses.
+        """
+        if clause.opens(self.name, address):
+            return True
+        inside = self._nat64.inside(address)
+        return (
+            bool(inside)
+            and (is_public(address) or WELL_KNOWN.holds(int(address)))
+            and all(clause.opens(self.name, one) for one in inside)
         )
 
     def foresee(self, name: str) -> tuple[Clause, list[Clause]]:

@@ -102,6 +102,7 @@ class Worker:
         """Listen to the master, and leave when everything is done."""
         spawn(self._tick)
         spawn(self._obey)
+        spawn(self._site.discover)
         self._leaving.wait()
         self._wait_for_sessions()
         for session in self._sessions:

@@ -1,13 +1,14 @@
 """Who asks, for what, and by which rules, in few words."""
 
 from collections.abc import Collection, Container, Mapping, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Network, ip_address, ip_network
 
 from geproxy.config.destinations import To
 from geproxy.config.edges import Networks, Ports
 from geproxy.config.settings import Rule
 from geproxy.errors import DeniedError, ResolveError
 from geproxy.hostname import canonical
+from geproxy.nat64 import Nat64, Prefix
 from geproxy.policy.gate import Gate
 from geproxy.seams import (
     Datagrams,
@@ -69,11 +70,20 @@ def gate(
     names: Names | None = None,
     own: Container[Address] = OWN,
     datagrams: Collection[str] | None = None,
+    prefixes: Sequence[str] = (),
 ) -> Gate:
-    """A gate of a proxy that listens at *listening*; on UDP too, if *datagrams* says no other."""
+    """A gate of a proxy that listens at *listening*; on UDP too, if *datagrams* says no other.
+
+    *prefixes* are those of the network's NAT64.
+    """
     streams = [endpoint(text) for text in listening]
     on_udp = streams if datagrams is None else [endpoint(text) for text in datagrams]
-    return Gate(WAYS, own, streams, on_udp, rules, (names or Names({})).resolve)
+    nat64 = Nat64()
+    nat64.learn(
+        Prefix.of(network.network_address, network.prefixlen)
+        for network in map(IPv6Network, prefixes)
+    )
+    return Gate(WAYS, own, nat64, streams, on_udp, rules, (names or Names({})).resolve)
 
 
 def rule(

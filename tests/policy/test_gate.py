@@ -4,8 +4,9 @@ import pytest
 
 from geproxy.config.settings import Rule
 from geproxy.errors import DeniedError, LimitError, ResolveError
+from geproxy.nat64 import Nat64
 from geproxy.policy.gate import Gate
-from geproxy.seams import Permit
+from geproxy.seams import Listener, Permit
 from geproxy.terms import Address, Endpoint
 from tests.policy.asking import (
     OWN_PUBLIC,
@@ -478,7 +479,7 @@ def test_a_resolver_that_is_busy_is_no_verdict() -> None:
     def busy(name: str, client: Address) -> tuple[Address, ...]:
         raise LimitError("too many look-ups")
 
-    judge = Gate(WAYS, (), (), (), [NETWORK_FAR], busy)
+    judge = Gate(WAYS, (), Nat64(), (), (), [NETWORK_FAR], busy)
     with pytest.raises(LimitError):
         judge.decide(subject(OPEN), endpoint("one:80"))
 
@@ -498,3 +499,51 @@ def test_our_own_addresses_are_asked_for_last() -> None:
     assert own.asked == 0
     judge.decide(subject(OPEN), endpoint("1.1.1.1:80"))
     assert own.asked == 1
+
+
+# -- NAT64 -----------------------------------------------------------------------------------------
+
+OURS = "2620:4f:8000:64::/96"  # this network's prefix, among public ones
+
+DETOURS = [
+    pytest.param("[64:ff9b::8.8.8.8]:443", True, id="public, by the well-known prefix"),
+    pytest.param("[64:ff9b::10.0.0.1]:443", False, id="private"),
+    pytest.param("[64:ff9b::127.0.0.1]:443", False, id="loopback"),
+    pytest.param(f"[64:ff9b::{OWN_PUBLIC}]:443", False, id="this host's own"),
+    pytest.param("[64:ff9b:1::8.8.8.8]:443", False, id="a prefix for local use"),
+    pytest.param("[fd00:64::8.8.8.8]:443", False, id="a prefix of unique local addresses"),
+    pytest.param("[2620:4f:8000:64::8.8.8.8]:443", True, id="public, by this network's prefix"),
+    pytest.param("[2620:4f:8000:64::10.0.0.1]:443", False, id="private, by this network's prefix"),
+]
+
+
+@pytest.mark.parametrize(("target", "expected"), DETOURS)
+def test_what_nat64_makes_of_an_address_is_judged_too(target: str, expected: bool) -> None:
+    judge = gate(prefixes=[OURS, "64:ff9b:1::/96", "fd00:64::/96"])
+    route = judge.decide(subject(OPEN), endpoint(target))
+    assert passes(route.permit, endpoint(target)) is expected
+
+
+@pytest.mark.parametrize("who", [LOCAL, OPEN], ids=["on loopback", "open"])
+@pytest.mark.parametrize("prefix", ["64:ff9b::", "2620:4f:8000:64::"])
+def test_a_port_of_ours_is_refused_behind_nat64_too(who: Listener, prefix: str) -> None:
+    judge = gate(f"{OWN_PUBLIC}:1080", prefixes=[OURS])
+    target = endpoint(f"[{prefix}{OWN_PUBLIC}]:1080")
+    assert not passes(judge.decide(subject(who), target).permit, target)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        pytest.param("[64:ff9b::10.0.0.1]:443", True, id="the well-known prefix"),
+        pytest.param("[2620:4f:8000:64::10.0.0.1]:443", True, id="a public prefix"),
+        pytest.param("[fd00:64::10.0.0.1]:443", False, id="a prefix that is private itself"),
+        pytest.param("[64:ff9b::10.1.0.1]:443", False, id="another network inside"),
+    ],
+)
+def test_a_rule_that_opens_an_ipv4_network_opens_it_behind_nat64_and_no_more(
+    target: str, expected: bool
+) -> None:
+    judge = gate(rules=[rule("direct", to=["10.0.0.0/24"])], prefixes=[OURS, "fd00:64::/96"])
+    route = judge.decide(subject(OPEN), endpoint(target))
+    assert passes(route.permit, endpoint(target)) is expected

@@ -96,7 +96,6 @@ PUBLIC_WITHIN = [
 EMBEDDINGS = {
     "IPv4-compatible": "::{}",
     "IPv4-translated": "::ffff:0:{}",
-    "in NAT64": "64:ff9b::{}",
     "in local NAT64": "64:ff9b:1::{}",
     "in Teredo": "2001:0:4136:e378:8000:63bf:{}",
     "in ISATAP": "2600:1f18::5efe:{}",
@@ -145,6 +144,7 @@ def rows() -> Iterator[object]:
         yield from edges(name, below, first, last, above, within=True)
     for inside, public in INSIDES.items():
         yield pytest.param(f"::ffff:{inside}", public, id=f"mapped {inside} is judged as IPv4")
+        yield pytest.param(f"64:ff9b::{inside}", public, id=f"{inside} in NAT64 is judged as IPv4")
         for name, form in EMBEDDINGS.items():
             yield pytest.param(form.format(inside), False, id=f"{inside} {name} is not public")
     for name, text, public in PLAIN:
@@ -242,6 +242,7 @@ TWIN: dict[str, bool] = {
     "2620:4f:8000::/48": True,
     "3fff::/20": False,
 }
+NAT64 = IPv6Network("64:ff9b::/96")
 NETWORKS = [(ip_network(text), public) for text, public in TWIN.items()]
 NETWORKS.sort(key=lambda row: row[0].prefixlen, reverse=True)
 TWIN_IPV4 = [row for row in NETWORKS if isinstance(row[0], IPv4Network)]
@@ -252,6 +253,8 @@ def is_public_to_the_twin(address: Address) -> bool:
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public_to_the_twin(address.ipv4_mapped)
+        if address in NAT64:
+            return is_public_to_the_twin(IPv4Address(address.packed[12:]))
         if address.packed[8:12] in (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe"):
             return False
         return next(public for network, public in TWIN_IPV6 if address in network)
