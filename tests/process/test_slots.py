@@ -74,6 +74,7 @@ class Worker:
         self.slots.leave(0.0)
         until(lambda: not self.slots.busy and not self.clients)
         until(lambda: all(sock.fileno() == -1 for sock in self.sockets))
+        self.site.owners.close()
         self._log.close()
         self._said.close()
 
