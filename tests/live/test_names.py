@@ -176,4 +176,4 @@ def asking(there: World, count: int) -> Iterator[None]:
 def test_a_name_in_the_hosts_file_is_not_walked_around(tmp_path: Path) -> None:
     with world(tmp_path) as there:
         assert there.reach("db.internal") == "refused", "nobody listens at 127.0.0.9"
-        assert not there.server.asked
+        assert "db.internal" not in {name for name, _ in there.server.asked}
