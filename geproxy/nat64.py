@@ -1,8 +1,8 @@
 """NAT64: IPv4 addresses inside IPv6 ones (RFC 6052), and the prefixes behind which they stand.
 
-A translator sends what is for such an IPv6 address to the IPv4 address in it. So whoever judges the
-first must judge the second. One prefix is the same everywhere, 64:ff9b::/96; others are a network's
-own, and net.nat64 finds them (RFC 7050).
+A translator sends what is for such an IPv6 address to the IPv4 address in it, so the policy judges
+both. One prefix is the same everywhere, 64:ff9b::/96; others are a network's own, and net.nat64
+finds them (RFC 7050).
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from geproxy.terms import Address
 
 # Fixed by the specification
 LENGTHS = (32, 40, 48, 56, 64, 96)  # RFC 6052 §2.2, in bits
-WELL_KNOWN_ADDRESSES = frozenset(
-    (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171"))
-)  # RFC 7050
+# RFC 7050 §8.2
+WELL_KNOWN_ADDRESSES = frozenset(map(IPv4Address, ("192.0.0.170", "192.0.0.171")))
 # Where a prefix can be: global unicast (RFC 4291 §2.4), the well-known one (RFC 6052 §2.1), those
 # for local use (RFC 8215) and unique local ones (RFC 4193). Loopback and IPv4-mapped are not there:
-# what an untrue answer of DNS makes of an IPv4 address shall not be this host.
+# an untrue answer of DNS must not turn an IPv4 address into this host.
 _PLACES = tuple(map(IPv6Network, ("2000::/3", "64:ff9b::/96", "64:ff9b:1::/48", "fc00::/7")))
 _IPV4 = 0xFFFF_FFFF
 # Bits 64 to 71, the "u" octet, hold nothing of the IPv4 address (RFC 6052 §2.2); without them an
@@ -29,7 +28,7 @@ _LOW_BITS = 56
 _LOW = (1 << _LOW_BITS) - 1
 
 # Chosen here
-PREFIXES_MAX = 8  # of one network; an answer with more is no reason to judge every address longer
+PREFIXES_MAX = 8  # of one network: each is compared with every IPv6 address that is judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,11 @@ class Nat64:
         if isinstance(address, IPv4Address):
             return ()
         number = int(address)
-        return tuple(prefix.inside(number) for prefix in self._known if prefix.holds(number))
+        found: tuple[IPv4Address, ...] = ()
+        for prefix in self._known:  # a generator costs twice as much
+            if prefix.holds(number):
+                found = (*found, prefix.inside(number))
+        return found
 
     def around(self, address: IPv4Address) -> list[IPv6Address]:
         """Return the IPv6 addresses that this network turns into *address*."""
@@ -94,9 +97,10 @@ class Nat64:
 
 
 def prefixes_of(addresses: Iterable[Address]) -> tuple[Prefix, ...]:
-    """Return the prefixes behind which *addresses*, of ``ipv4only.arpa``, have those it really has.
+    """Return the prefixes behind which *addresses* hold the well-known ones of ``ipv4only.arpa``.
 
-    RFC 7050 §3: where one address could be read in two ways, the other one decides.
+    An address that can be read in two ways is passed over: its prefix, which then looks like a
+    well-known address itself, is none that a network would choose (RFC 7050 §3).
     """
     found: dict[Prefix, None] = {}
     for address in addresses:

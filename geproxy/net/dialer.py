@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address
 
 from geproxy.errors import DeniedError, DialError
@@ -20,7 +22,7 @@ class Dialer:
     def __init__(
         self, resolver: Resolver, connect_seconds: float, nat64: Nat64 | None = None
     ) -> None:
-        """*nat64* gives a way to IPv4 where there is no other."""
+        """*nat64* gives a way to IPv4 where this host has no other."""
         self._resolver = resolver
         self._connect_seconds = connect_seconds
         self._nat64 = nat64 or Nat64()
@@ -31,32 +33,45 @@ class Dialer:
         Raises DeniedError when none of its addresses may be dialed, DialError, and LimitError.
         """
         allowed = self.permitted(target, permit, client)
-        try:
-            return dial(allowed, target, self._connect_seconds)
-        except DialError as error:
-            if error.outcome is not Outcome.NETWORK_UNREACHABLE or not self._nat64.learned:
-                raise
-            around = self._around(allowed, permit)
-            if not around:
-                raise
-        return dial(around, target, self._connect_seconds)
+        if self._nat64.learned:
+            return self._dial_either(allowed, target, permit)
+        return dial(allowed, target, self._connect_seconds)
 
-    def _around(self, endpoints: Sequence[Endpoint], permit: Permit) -> list[Endpoint]:
+    def _dial_either(
+        self, endpoints: Sequence[Endpoint], target: Endpoint, permit: Permit
+    ) -> SocketStream:
+        """Dial *endpoints*; where this host has no way to any, dial them through NAT64.
+
+        RFC 8305 §7.1: a literal IPv4 address, or a name without DNS64, on an IPv6-only host. Both
+        attempts together have the time of one.
+        """
+        begun = time.monotonic()
+        try:
+            return dial(endpoints, target, self._connect_seconds)
+        except DialError as error:
+            left = self._connect_seconds - (time.monotonic() - begun)
+            if error.outcome is not Outcome.NETWORK_UNREACHABLE or left <= 0:
+                raise
+            translated = self._translated(endpoints, permit)
+            if not translated:
+                raise
+        return dial(translated, target, left)
+
+    def _translated(self, endpoints: Sequence[Endpoint], permit: Permit) -> list[Endpoint]:
         """Return where this network's NAT64 reaches those of *endpoints* that are on IPv4.
 
-        RFC 8305 §7.1: for addresses of IPv4 where there is none, and no DNS64. *permit* judges the
-        IPv4 address once more, and the prefix besides.
+        *permit* judges each once more: it lets no prefix pass that is closed to this client.
         """
-        found = []
+        allowed = []
         for endpoint in endpoints:
-            if isinstance(endpoint.host, IPv4Address):
-                for address in self._nat64.around(endpoint.host):
-                    try:
-                        permit(Endpoint(address, endpoint.port))
-                    except DeniedError:
-                        continue
-                    found.append(Endpoint(address, endpoint.port))
-        return found
+            if not isinstance(endpoint.host, IPv4Address):
+                continue
+            for address in self._nat64.around(endpoint.host):
+                translated = Endpoint(address, endpoint.port)
+                with suppress(DeniedError):
+                    permit(translated)
+                    allowed.append(translated)
+        return allowed
 
     def permitted(self, target: Endpoint, permit: Permit, client: Address) -> list[Endpoint]:
         """Resolve *target* and keep what *permit* lets pass, at least one, in order of preference.

@@ -17,7 +17,8 @@ UNSPECIFIED: frozenset[Address] = frozenset((IPv4Address("0.0.0.0"), IPv6Address
 class Bounds:
     """Judges addresses of one transport; what the kernel dials counts, IPv4 where it is mapped.
 
-    What NAT64 makes of an address counts besides: the network may bring it back to this host.
+    The IPv4 address that NAT64 makes of an address is judged as well: the translator may stand
+    inside, and what it sends may even come back to this host.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class Bounds:
 
     def refuse_inside(self, endpoint: Endpoint, address: Address) -> None:
         """Raise DeniedError where *address*, which is *endpoint*'s, is not public or is ours."""
-        for one in (address, *self._nat64.inside(address)):
-            if not is_public(one):
-                raise DeniedError(f"{endpoint}: not a public address")
-            if one in self._own:  # a system call: last
-                raise DeniedError(f"{endpoint}: an address of this host")
+        if not is_public(address):
+            raise DeniedError(f"{endpoint}: not a public address")
+        if address in self._own:  # a system call: last
+            raise DeniedError(f"{endpoint}: an address of this host")
+        if isinstance(address, IPv6Address):
+            for embedded in self._nat64.inside(address):
+                self.refuse_inside(endpoint, embedded)
 
     def _is_ours(self, host: Address, bound: list[Address]) -> bool:
         if host in UNSPECIFIED or host in bound:

@@ -2,8 +2,8 @@
 
 The first rule that matches a target chooses its way; where none does, the listener's `via` does.
 
-- An address is matched by networks, "private" and "*". One that NAT64 turns into an IPv4 address
-  is matched by what matches that, too.
+- An address is matched by networks, "private" and "*". What matches an IPv4 address matches the
+  IPv6 addresses that NAT64 turns into it, too.
 - A name is matched by globs at once. A rule that has none for it, but has networks or "private", is
   undecided until there is an address. Let F be the first rule that matches without one.
   - F leads to a peer: the name goes there unresolved. Undecided rules before F do not apply: what
@@ -42,8 +42,8 @@ class Gate:
     """The policy of one worker.
 
     *outbounds* are the ways out by name; *own* holds every address of this host; *nat64* knows
-    which addresses have another inside; *streams* and *datagrams* are where we listen on TCP and on
-    UDP. *rules* need *resolve*, which gives a name's addresses at the expense of a client.
+    which IPv6 addresses lead to IPv4 ones; *streams* and *datagrams* are where we listen on TCP and
+    on UDP. *rules* need *resolve*, which gives a name's addresses at the expense of a client.
     """
 
     def __init__(

@@ -2,8 +2,8 @@
 
 ``ipaddress.is_global`` is no judge of targets: in Python 3.11 it is True for ``::127.0.0.1``,
 ``64:ff9b::7f00:1``, ``2002:7f00:1::``, ``224.0.0.1`` and ``fec0::1``, all of which can lead inside.
-A network's own NAT64 prefix is beyond this table: who judges an address asks Nat64 for what is in
-it, and judges that as well.
+This table knows no network's own NAT64 prefix: bounds asks Nat64 what is inside an address, and
+judges that as well.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ PUBLIC_WITHIN_IPV6 = (  # more specific, and Globally Reachable
 
 # Fixed by the specification
 _MAPPED = 0xFFFF  # the upper 96 bits of ::ffff:0:0/96: RFC 4291 §2.5.5.2
+_TRANSLATED = WELL_KNOWN.top  # those of 64:ff9b::/96
 # The upper half of an ISATAP interface identifier is 0000:5efe or, for an IPv4 address that is
 # unique in the world, 0200:5efe, behind any prefix: RFC 5214 §6.1.
 _ISATAP = 0x0000_5EFE
@@ -82,9 +83,10 @@ def is_public(address: Address) -> bool:
     number = int(address)
     if isinstance(address, IPv4Address):
         return _is_public_at(_TURNS_IPV4, number)
-    if number >> 32 == _MAPPED or WELL_KNOWN.holds(number):
+    upper = number >> 32
+    if upper in (_MAPPED, _TRANSLATED):
         return _is_public_at(_TURNS_IPV4, number & 0xFFFF_FFFF)
-    if number >> 32 & _ISATAP_MASK == _ISATAP:
+    if upper & _ISATAP_MASK == _ISATAP:
         return False
     return _is_public_at(_TURNS_IPV6, number)
 

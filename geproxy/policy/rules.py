@@ -190,20 +190,28 @@ class Case:
         ]
 
     def find(self, address: Address) -> Clause:
-        """Return the first clause that matches *address* in the place of the target."""
-        addresses = (address, *self._nat64.inside(address))
+        """Return the first clause that matches *address* in the place of the target.
+
+        It may match what NAT64 makes of the address instead: a deny rule for IPv4 networks holds,
+        however IPv6 spells them.
+        """
+        inside = self._nat64.inside(address)
         return next(
             clause
             for clause in self._clauses
-            if clause is self._certain or any(clause.expects(one, self._own) for one in addresses)
+            if clause is self._certain
+            or clause.expects(address, self._own)
+            or (inside and any(clause.expects(one, self._own) for one in inside))
         )
 
     def opened_by(self, clause: Clause, address: Address) -> bool:
         """Tell whether *clause* itself names *address*, or the IPv4 address that NAT64 makes of it.
 
-        The latter opens no prefix that is not public itself: who speaks of 10.0.0.0/8 has not
-        spoken of unique local addresses.
+        The latter opens no prefix that is not public itself: a rule for 10.0.0.0/8 says nothing
+        about unique local addresses.
         """
+        if clause.to is None:
+            return False
         if clause.opens(self.name, address):
             return True
         inside = self._nat64.inside(address)

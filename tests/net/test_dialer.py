@@ -11,6 +11,7 @@ import pytest
 from gevent.event import Event
 
 from geproxy.errors import DeadlineError, DeniedError, DialError, ResolveError
+from geproxy.nat64 import WELL_KNOWN, Nat64
 from geproxy.net.deadline import Deadline
 from geproxy.net.dialer import Dialer
 from geproxy.seams import Permit
@@ -196,6 +197,44 @@ def test_a_name_without_an_address_is_judged_by_nobody() -> None:
         dialer(Zone([])).connect(Endpoint("target.example", 80), judge, CLIENT)
     assert (caught.value.code, caught.value.outcome) == ("resolve", Outcome.HOST_UNREACHABLE)
     assert judge.asked == []
+
+
+# -- NAT64 ---------------------------------------------------------------------------------------
+
+
+# tcp(7) has no broadcast: Linux says that its network is unreachable.
+NO_WAY = Endpoint(IPv4Address("255.255.255.255"), 80)
+THROUGH = Endpoint(IPv6Address("64:ff9b::ffff:ffff"), 80)
+
+
+def dialer_with_nat64() -> Dialer:
+    nat64 = Nat64()
+    nat64.learn([WELL_KNOWN])
+    return Dialer(knowing(nobody_is_asked), HARD_SECONDS, nat64)
+
+
+def test_the_way_through_nat64_is_judged_and_a_denial_leaves_the_first_failure() -> None:
+    judge = Judge(str(THROUGH.host))
+    with pytest.raises(DialError) as caught:
+        dialer_with_nat64().connect(NO_WAY, judge, CLIENT)
+    assert judge.asked == [NO_WAY, THROUGH]
+    assert caught.value.outcome is Outcome.NETWORK_UNREACHABLE
+    assert "255.255.255.255" in str(caught.value)
+
+
+def test_nobody_goes_through_nat64_where_no_prefix_was_learned() -> None:
+    judge = Judge()
+    with pytest.raises(DialError):
+        dialer().connect(NO_WAY, judge, CLIENT)
+    assert judge.asked == [NO_WAY]
+
+
+def test_nobody_goes_through_nat64_to_a_target_that_has_answered() -> None:
+    judge = Judge()
+    with refusing() as bad, pytest.raises(DialError) as caught:
+        dialer_with_nat64().connect(bad, judge, CLIENT)
+    assert judge.asked == [bad]
+    assert caught.value.outcome is Outcome.REFUSED
 
 
 # -- permitted -----------------------------------------------------------------------------------
