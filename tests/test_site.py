@@ -14,6 +14,7 @@ from geproxy.config.load import from_urls
 from geproxy.config.settings import Limits, Rule, Settings
 from geproxy.config.url import LISTEN_SCHEMES, PEER_SCHEMES, ListenUrl
 from geproxy.errors import AuthenticationError, DeniedError
+from geproxy.net import owners
 from geproxy.net.stream import SocketStream
 from geproxy.net.systemlookup import RES_OPTIONS
 from geproxy.observe.line import Lines
@@ -33,13 +34,19 @@ CONNECT = b"\x05\x01\x00\x01\x5d\xb8\xd8\x22\x01\xbb"  # RFC 1928 §4: 93.184.21
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
+def told() -> Iterator[tuple[Log, socket.socket]]:
+    """A log, and where its lines come out."""
     read, write = socket.socketpair()
     sink = Sink("memory", Descriptor(write.detach()), Lines("text"))
     log = Log(sink, sink, level="info")
-    yield log
+    yield log, read
     log.close()
     read.close()
+
+
+@pytest.fixture
+def log(told: tuple[Log, socket.socket]) -> Log:
+    return told[0]
 
 
 @pytest.fixture(autouse=True)
@@ -197,6 +204,28 @@ def test_the_limits_are_those_of_the_settings(log: Log) -> None:
 def test_the_resolver_is_told_not_to_outlast_its_deadline(log: Log) -> None:
     make_site(log, "socks5://127.0.0.1:0")
     assert os.environ["RES_OPTIONS"] == RES_OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        pytest.param("socks5://127.0.0.1:0", 1, id="SOCKS5"),
+        pytest.param("mixed://127.0.0.1:0", 1, id="both versions of SOCKS"),
+        pytest.param("socks4://127.0.0.1:0", 0, id="SOCKS4, which has no UDP"),
+    ],
+)
+def test_a_kernel_that_cannot_tell_whose_a_socket_is_is_told_of_at_the_start(
+    told: tuple[Log, socket.socket], url: str, said: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or nobody would know why clients on this host get no association."""
+    monkeypatch.setattr(owners, "NETLINK_SOCK_DIAG", 31)  # a protocol that no kernel has
+    log, read = told
+    make_site(log, url)
+    log.info("end")
+    log.flush()
+    lines = read.recv(1 << 16).decode()
+    assert "end" in lines
+    assert lines.count("owners.fail reason=") == said
 
 
 def test_an_exercise_uses_the_resolver_and_the_hash_thread(log: Log) -> None:
