@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from ipaddress import IPv6Address
 
 from geproxy.errors import LimitError, ResolveError
 from geproxy.terms import Address, Offer
@@ -33,6 +34,9 @@ class Announcer:
         That is the one which *offer* announces, else the first that one of its names has, else
         *own*. May wait for a look-up, as long as the resolver lets it; raises nothing.
         """
+        # A port at a link-local address hears that link alone, which has no NAT (RFC 4291 §2.5.6).
+        if isinstance(own, IPv6Address) and own.is_link_local:
+            return own
         for one in offer.announced:
             if not isinstance(one, str) and one.version == own.version:
                 return one

@@ -191,6 +191,7 @@ def test_a_client_that_has_left_is_refused_and_the_log_says_why(proxy: Proxy) ->
 # -- on which link --------------------------------------------------------------------------------
 
 LOCAL_PROXY, LOCAL_CLIENT = "fe80::77:1", "fe80::77:2"
+SECOND_LOCAL_PROXY = "fe80::99:1"
 SECOND_WIRE = "link add other type veth peer name other netns %d\nlink set other up\n"
 
 
@@ -233,6 +234,39 @@ def test_a_link_local_client_is_heard_on_its_link_alone(tmp_path: Path) -> None:
                     by.sendto(message, (host, relay, 0, link))
                 assert sock.recv(100).endswith(b"yes")
             assert target.data == [b"yes"]
+
+
+@pytest.mark.parametrize("reached", [LOCAL_PROXY, SECOND_LOCAL_PROXY])
+def test_a_link_local_client_is_answered_from_the_address_that_it_reached(
+    tmp_path: Path, reached: str
+) -> None:
+    """Of the two, a port at :: would answer from the one that the kernel prefers."""
+    with two_hosts() as (here, there):
+        for address in (LOCAL_PROXY, SECOND_LOCAL_PROXY):
+            here.configure(f"addr add {address}/64 dev wire nodad\n")
+        there.configure(f"addr add {LOCAL_CLIENT}/64 dev wire nodad\n")
+        wire = index_of(there, "wire")
+        listen = {"url": "socks5://[::]:0", "open": True, "udp_address": "2001:db8::7"}
+        config = configuration({"all": listen})
+        with (
+            running(tmp_path, config, prefix=here.enter) as proxy,
+            datagram_target(sock=there.udp(PUBLIC)) as target,
+        ):
+            control = there.make_socket(socket.AF_INET6, socket.SOCK_STREAM)
+            control.bind((LOCAL_CLIENT, 0, 0, wire))
+            control.connect((reached, proxy.addresses("all")[0][1], 0, wire))
+            sock = there.make_socket(socket.AF_INET6, socket.SOCK_DGRAM)
+            sock.settimeout(20)
+            sock.bind((LOCAL_CLIENT, 0, 0, wire))
+            with Association(Tunnel(control), sock) as client:
+                client.ask()
+                host, relay = client.relay
+                assert host == reached
+                message = datagram(target.host, target.port, b"hello")
+                sock.sendto(message, (reached, relay, 0, wire))
+                answer, source = sock.recvfrom(100)
+                assert answer.endswith(b"hello")
+                assert source == (reached, relay, 0, wire)
 
 
 def test_a_link_local_client_on_the_proxys_own_host_is_served(tmp_path: Path) -> None:

@@ -72,6 +72,13 @@ def test_each_family_is_told_its_own(
     assert world.complaints == []
 
 
+def test_a_client_on_our_link_is_told_where_it_reached_us(world: World) -> None:
+    """Its port hears that link alone: what is announced to others does not lead there."""
+    own = IPv6Address("fe80::1")
+    assert world.told(own, PUBLIC_6, BOTH) == own
+    assert world.asked == []
+
+
 def test_a_name_is_not_resolved_where_an_address_of_the_family_is_there(world: World) -> None:
     assert world.told(OWN_4, BOTH, PUBLIC_4) == PUBLIC_4
     assert world.asked == []
