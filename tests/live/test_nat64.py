@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,10 +17,11 @@ from tests.support.hosts import (
     PROXY_6,
     PUBLIC,
     OtherHost,
+    other_host,
     two_hosts,
     with_files,
 )
-from tests.support.nameserver import AAAA, RESOLV_CONF, name_server
+from tests.support.nameserver import AAAA, RESOLV_CONF, A, name_server
 from tests.support.proxy import Proxy, configuration, running, wait_until
 from tests.support.socks import TIMEOUT_SECONDS, Host, RefusedError
 
@@ -78,12 +80,24 @@ def world(
         site.bind(("::", 0))
         site.listen(64)
         site.settimeout(TIMEOUT_SECONDS)
-        server = stack.enter_context(name_server(here.udp("127.0.0.1", 53), records))
+        stack.enter_context(name_server(here.udp("127.0.0.1", 53), records))
         config = configuration({"socks": {"url": f"socks5://[{PROXY_6}]:0", "open": True}}, 1)
         enter = with_files(folder, RESOLV_CONF, here.enter)
         proxy = stack.enter_context(running(folder, config, prefix=enter))
-        wait_until(lambda: server.asked["ipv4only.arpa", AAAA])
-        yield World(there, proxy, prefix, site)
+        made = World(there, proxy, prefix, site)
+        wait_until(lambda: made.code(PUBLIC)[0] == "ok")  # the prefix is known
+        yield made
+
+
+def test_silent_name_servers_delay_neither_the_start_nor_the_end(tmp_path: Path) -> None:
+    with other_host() as host, name_server(host.udp("127.0.0.1", 53), {}) as server:
+        server.silent = {A, AAAA}
+        config = configuration(workers=1, resolver={"timeout_seconds": 60})
+        enter = with_files(tmp_path, RESOLV_CONF, host.enter)
+        with running(tmp_path, config, prefix=enter) as proxy:
+            wait_until(lambda: server.asked["ipv4only.arpa", AAAA])
+            proxy.signal(signal.SIGTERM)
+            assert proxy.wait_for_exit() == 0
 
 
 def test_a_name_that_dns64_answers_is_reached(world: World) -> None:

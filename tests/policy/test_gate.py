@@ -514,14 +514,29 @@ DETOURS = [
     pytest.param("[fd00:64::8.8.8.8]:443", False, id="a prefix of unique local addresses"),
     pytest.param("[2620:4f:8000:64::8.8.8.8]:443", True, id="public, by this network's prefix"),
     pytest.param("[2620:4f:8000:64::10.0.0.1]:443", False, id="private, by this network's prefix"),
+    pytest.param("[2620:4f:8000:65::10.0.0.1]:443", True, id="what looks so, behind no prefix"),
 ]
 
 
+@WITH_AND_WITHOUT_RULES
 @pytest.mark.parametrize(("target", "expected"), DETOURS)
-def test_what_nat64_makes_of_an_address_is_judged_too(target: str, expected: bool) -> None:
-    judge = gate(prefixes=[OURS, "64:ff9b:1::/96", "fd00:64::/96"])
+def test_what_nat64_makes_of_an_address_is_judged_too(
+    target: str, expected: bool, rules: tuple[Rule, ...]
+) -> None:
+    judge = gate(rules=rules, prefixes=[OURS, "64:ff9b:1::/96", "fd00:64::/96"])
     route = judge.decide(subject(OPEN), endpoint(target))
     assert passes(route.permit, endpoint(target)) is expected
+
+
+@pytest.mark.parametrize("prefix", ["64:ff9b::", "2620:4f:8000:64::", "fd00:64::"])
+@pytest.mark.parametrize("to", ["9.9.9.0/24", "0.0.0.0/0"])
+def test_a_rule_that_denies_an_ipv4_network_is_not_walked_around_by_nat64(
+    to: str, prefix: str
+) -> None:
+    judge = gate(rules=[rule("deny", to=[to])], prefixes=[OURS, "fd00:64::/96"])
+    target = f"[{prefix}9.9.9.1]:443"
+    assert answer(judge, subject(LOCAL), target)[0] == "deny"
+    assert not passes(permit_of(judge, LOCAL, 443), endpoint(target))
 
 
 @pytest.mark.parametrize("who", [LOCAL, OPEN], ids=["on loopback", "open"])

@@ -128,7 +128,8 @@ PLAIN = [
     ("multicast of global scope is not public", "ff0e::1", False),
     ("6to4 around loopback is not public", "2002:7f00:1::", False),
     ("6to4 around a public address is not public", "2002:808:808::1", False),
-    ("what follows NAT64 is not public either", "64:ff9c::1", False),
+    ("what follows NAT64 is not public", "64:ff9b::1:0:0", False),
+    ("the block after NAT64's is not public either", "64:ff9c::1", False),
     ("what follows IPv4-mapped is not public either", "::1:0:0:0", False),
     ("an identifier just below ISATAP is public", "2600:1f18::5efd:ffff:ffff", True),
     ("an identifier just above ISATAP is public", "2600:1f18::5eff:0:0", True),
@@ -262,14 +263,15 @@ def is_public_to_the_twin(address: Address) -> bool:
 
 
 def addresses_near_edges(chance: random.Random, count: int) -> Iterator[Address]:
-    """Yield addresses at most 2 from a row's edge, plain, mapped, or with an ISATAP identifier."""
+    """Yield addresses at most 2 from a row's edge: plain, mapped, NAT64's, or ISATAP's."""
     marks = [(type(n[0]), int(end)) for n, _ in NETWORKS for end in (n[0], n[-1])]
     for _ in range(count):
         kind, mark = chance.choice(marks)
         number = mark + chance.randint(-2, 2)
         if kind is IPv4Address:
             number %= 1 << 32
-            yield chance.choice((IPv4Address(number), IPv6Address(0xFFFF << 32 | number)))
+            mapped = IPv6Address(0xFFFF << 32 | number)
+            yield chance.choice((IPv4Address(number), mapped, NAT64[number]))
         else:
             number %= 1 << 128
             if chance.random() < 0.2:
@@ -279,10 +281,11 @@ def addresses_near_edges(chance: random.Random, count: int) -> Iterator[Address]
 
 
 def random_addresses(chance: random.Random, count: int) -> Iterator[Address]:
-    """Yield addresses of both families; half of the IPv6 ones are global unicast."""
-    for _ in range(count // 4):
+    """Yield addresses of both families, and of each kind that is judged in a way of its own."""
+    for _ in range(count // 5):
         yield IPv4Address(chance.getrandbits(32))
         yield IPv6Address(0xFFFF << 32 | chance.getrandbits(32))
+        yield NAT64[chance.getrandbits(32)]
         yield IPv6Address(chance.getrandbits(128))
         yield IPv6Address(1 << 125 | chance.getrandbits(125))
 
