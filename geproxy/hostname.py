@@ -48,13 +48,14 @@ _NUMBERS = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)(?:\.(?:[0-9]+|0x[0-9a-f]*))*\.?")
 
 
 def canonical(endpoint: Endpoint) -> Endpoint:
-    """Return *endpoint* with its host in the one spelling.
+    """Return *endpoint* with its host in the one spelling; an IPv4-mapped address becomes IPv4.
 
     Raises DeniedError for what is neither an address nor a host name.
     """
     host = endpoint.host
     if not isinstance(host, str):
-        return endpoint
+        plain = unmapped(host)
+        return endpoint if plain is host else Endpoint(plain, endpoint.port)
     try:
         found = read_host(host)
     except ValueError:

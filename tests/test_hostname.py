@@ -210,10 +210,15 @@ def test_what_is_refused_is_told_without_its_text() -> None:
 
 
 def test_an_endpoint_that_is_right_is_not_made_anew() -> None:
-    for host in ("example.net", ip_address("2001:db8::1"), ip_address("::ffff:10.0.0.1")):
+    for host in ("example.net", ip_address("2001:db8::1"), ip_address("192.0.2.1")):
         endpoint = Endpoint(host, 443)
         assert canonical(endpoint) is endpoint
     assert canonical(Endpoint("[::1]", 443)) == Endpoint(ip_address("::1"), 443)
+
+
+def test_a_mapped_address_is_ipv4_as_bytes_as_well_as_in_text() -> None:
+    for host in (ip_address("::ffff:10.0.0.1"), "::ffff:10.0.0.1"):
+        assert canonical(Endpoint(host, 443)) == Endpoint(ip_address("10.0.0.1"), 443)
 
 
 # -- the twin: what the system takes for an address ----------------------------------------------

@@ -136,6 +136,7 @@ NO_HOSTS = [
 ]
 SENT: list[tuple[Host, Host]] = [  # as it came, and as it goes on
     ("[2001:4860:4860::8888]", IPv6Address("2001:4860:4860::8888")),
+    (IPv6Address("::ffff:9.9.9.9"), IPv4Address("9.9.9.9")),
     (" 9.9.9.9", IPv4Address("9.9.9.9")),
     ("0x09090909", IPv4Address("9.9.9.9")),
     ("B\u00dcCHER.Example", "xn--bcher-kva.example"),
@@ -213,8 +214,15 @@ def test_what_is_no_host_is_denied_before_any_way_out(world: World, ask: Ask, ho
     assert world.streams == []
 
 
-@EVERY_INBOUND
-@pytest.mark.parametrize(("host", "onward"), SENT, ids=lambda host: repr(host)[:40])
+SENT_BY_INBOUND = [
+    pytest.param(ask, host, onward, id=f"{host!r:.40}-{inbound}")
+    for inbound, ask in INBOUNDS.items()
+    for host, onward in SENT
+    if ask is not ask_by_socks4a or not isinstance(host, IPv6Address)  # which SOCKS4 has not
+]
+
+
+@pytest.mark.parametrize(("ask", "host", "onward"), SENT_BY_INBOUND)
 def test_the_one_spelling_is_logged_and_sent_on(
     world: World, ask: Ask, host: Host, onward: Host
 ) -> None:
