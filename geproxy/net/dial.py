@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 # Fixed by the specification
 STAGGER_SECONDS = 0.25  # RFC 8305 §5: Connection Attempt Delay
 
+# Chosen here
+# Of one target: all are begun within two seconds, and each open attempt holds a descriptor.
+ATTEMPTS = 8
+
 _UNREACHABLE_NETWORK = ("unreachable", Outcome.NETWORK_UNREACHABLE)
 _UNREACHABLE_HOST = ("unreachable", Outcome.HOST_UNREACHABLE)
 _EXHAUSTED = ("limit", Outcome.FAILED)
@@ -106,8 +110,8 @@ def interleave(addresses: Sequence[Address]) -> list[Address]:
 def dial(endpoints: Sequence[Endpoint], target: Endpoint, seconds: float) -> SocketStream:
     """Connect to the first of *endpoints* that answers; each holds an address of *target*.
 
-    The next one is tried when the last one failed, or has not answered for STAGGER_SECONDS.
-    Raises DialError when all have failed, and after *seconds*.
+    The next one is tried when the last one failed, or has not answered for STAGGER_SECONDS; of
+    many the first ATTEMPTS. Raises DialError when all have failed, and after *seconds*.
     """
     race = _Race()
     stream = race.start(endpoints[0])
@@ -118,7 +122,7 @@ def dial(endpoints: Sequence[Endpoint], target: Endpoint, seconds: float) -> Soc
     try:
         with Deadline(seconds, "connect", late):
             stream = race.wait(STAGGER_SECONDS)
-            for endpoint in endpoints[1:]:
+            for endpoint in endpoints[1:ATTEMPTS]:
                 if stream is not None:
                     return stream
                 stream = race.start(endpoint) or race.wait(STAGGER_SECONDS)

@@ -7,7 +7,11 @@ from typing import Protocol
 
 from geproxy.terms import Address
 
-Found = tuple[Address, ...]
+# Chosen here
+# Of one name; hostile zones have thousands. Twice as many as are dialed, for rules may close some.
+ADDRESSES = 16
+
+Found = tuple[Address, ...]  # ADDRESSES at most
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from gevent.hub import spawn_raw
 
 from geproxy.errors import DeadlineError, GeproxyError, LimitError, NoAnswerError, ResolveError
 from geproxy.net.deadline import Deadline
-from geproxy.net.lookup import Found, LookUp, Question
+from geproxy.net.lookup import ADDRESSES, Found, LookUp, Question
 from geproxy.net.namecache import Entry, NameCache
 from geproxy.net.preference import Preference
 from geproxy.net.turns import Turns, share_of
@@ -100,7 +100,7 @@ class _Inquiry:
 
     __slots__ = (
         *("_delay", "_entry", "_failures", "_found", "_missing", "_name", "_questions", "_ready"),
-        *("_resolver", "_turn", "_waiters", "begun", "outcome"),
+        *("_resolver", "_share", "_turn", "_waiters", "begun", "outcome"),
     )
 
     def __init__(self, resolver: Resolver, name: str) -> None:
@@ -119,8 +119,9 @@ class _Inquiry:
 
     def begin(self, client: Address) -> None:
         """Ask, as soon as it is *client*'s turn."""
+        self._share = share_of(client)
         self._turn = self._resolver.turns.take(
-            share_of(client), self._missing, self._ask_all, self._conclude
+            self._share, self._missing, self._ask_all, self._conclude
         )
 
     def wait(self, seconds: float, client: Address) -> None:
@@ -172,7 +173,9 @@ class _Inquiry:
     def _addresses(self) -> Found:
         if len(self._found) == 1:
             return self._found[0]  # as its own source has ordered them
-        return self._resolver.preference.ordered([one for found in self._found for one in found])
+        # Half from each family: a zone that has many of one must not hide the other.
+        some = [one for found in self._found for one in found[: ADDRESSES // len(self._found)]]
+        return self._resolver.preference.ordered(some)
 
     def _conclude_all(self) -> None:
         if self._found:
@@ -186,7 +189,7 @@ class _Inquiry:
     def _conclude(self, outcome: Found | GeproxyError, *, whole: bool = True) -> None:
         self._delay.close()
         self._resolver.forget(self._name)
-        self._entry = self._resolver.cache.learn(self._name, outcome, whole=whole)
+        self._entry = self._resolver.cache.learn(self._name, outcome, self._share, whole=whole)
         self.outcome = outcome if self._entry is None else self._entry.found
         self._ready.set()
 

@@ -12,7 +12,7 @@ import time
 
 from geproxy.errors import LimitError, NoAnswerError, ResolveError
 from geproxy.net.hosts import HostsFile, OtherSources, sources
-from geproxy.net.lookup import Found, Question
+from geproxy.net.lookup import ADDRESSES, Found, Question
 from geproxy.net.offload import Offload
 from geproxy.terms import plain_address
 
@@ -26,8 +26,6 @@ THREADS = 96
 # each name server that is silent (three at most), and twice that with a search list.
 ATTEMPT_SECONDS = 1.0
 RES_OPTIONS = f"timeout:{ATTEMPT_SECONDS:.0f} attempts:2"
-# Dialing tries four addresses in a second. A hostile zone can name thousands.
-ADDRESSES = 32
 
 FAMILIES = {
     "both": (socket.AF_INET6, socket.AF_INET),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from ipaddress import IPv6Address
 
 from geproxy.errors import LimitError
+from geproxy.net.ranking import Ranking
 from geproxy.terms import Address
 
 # Chosen here
@@ -52,8 +53,8 @@ class Turns:
         self._waiting = 0
         self._held: dict[Hashable, int] = {}
         self._queues: dict[Hashable, OrderedDict[Turn, None]] = {}
-        self._by_held = _Ranking(places)  # the shares that wait
-        self._by_length = _Ranking(waiting_limit)
+        self._by_held = Ranking()  # the shares that wait
+        self._by_length = Ranking()
 
     def take(
         self,
@@ -159,36 +160,3 @@ class Turns:
         if not queue:
             del self._queues[share]
             self._by_held.move(share, self._held.get(share, 0), None)
-
-
-class _Ranking:
-    """Shares by a count from 0 to *top*: first come, first among equals."""
-
-    __slots__ = ("_highest", "_lowest", "_rows")
-
-    def __init__(self, top: int) -> None:
-        # Of OrderedDict: the first entry of a dict that shrinks in front is found ever more slowly.
-        self._rows: list[OrderedDict[Hashable, None]] = [OrderedDict() for _ in range(top + 1)]
-        self._lowest = top  # no share has less
-        self._highest = 0  # no share has more
-
-    def move(self, share: Hashable, old: int | None, new: int | None) -> None:
-        """Count *new* for *share* where it was *old*; None: it is not here."""
-        if old is not None:
-            del self._rows[old][share]
-        if new is not None:
-            self._rows[new][share] = None
-            self._lowest = min(self._lowest, new)
-            self._highest = max(self._highest, new)
-
-    def least(self) -> Hashable:
-        """Return the share with the lowest count; there must be one."""
-        while not self._rows[self._lowest]:
-            self._lowest += 1
-        return next(iter(self._rows[self._lowest]))
-
-    def most(self) -> Hashable:
-        """Return the share with the highest count; there must be one."""
-        while not self._rows[self._highest]:
-            self._highest -= 1
-        return next(iter(self._rows[self._highest]))

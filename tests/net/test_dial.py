@@ -109,6 +109,16 @@ def test_where_the_first_refuses_the_second_is_dialed_at_once(
         stream.close()
 
 
+def test_of_many_addresses_eight_are_dialed() -> None:
+    with refusing() as bad, listening() as good:
+        stream = dial_within([bad] * 7 + [good])
+        assert stream.peer == good
+        stream.close()
+        with pytest.raises(DialError) as caught:
+            dial_within([bad] * 8 + [good])
+    assert caught.value.code == "refused"
+
+
 def test_what_fails_on_the_spot_does_not_end_the_dialing() -> None:
     with listening() as good:
         stream = dial_within([UNSCOPED, MULTICAST, good])

@@ -14,7 +14,7 @@ from geproxy.errors import GeproxyError, LimitError, NoAnswerError, ResolveError
 from geproxy.net import namecache
 from geproxy.net import resolver as resolver_module
 from geproxy.net.deadline import Deadline
-from geproxy.net.lookup import Found, Question
+from geproxy.net.lookup import ADDRESSES, Found, Question
 from geproxy.net.resolver import WAITING_LIMIT, Resolver
 from geproxy.terms import Address
 from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS, beside, settle, until
@@ -474,6 +474,16 @@ def test_a_name_is_unknown_only_if_both_families_say_so(
     with pytest.raises(told) as caught:
         make(of=both).resolve("example.net", CLIENT)
     assert type(caught.value) is told
+
+
+def test_many_addresses_of_one_family_hide_none_of_the_other(make: Make, both: Names) -> None:
+    many_6 = tuple(IPv6Address(f"2001:db8::{number:x}") for number in range(ADDRESSES))
+    many_4 = tuple(IPv4Address(f"192.0.2.{number}") for number in range(ADDRESSES))
+    both.answer(V6, many_6)
+    both.answer(V4, many_4)
+    found = make(of=both).resolve("many.example", CLIENT)
+    assert len(found) == ADDRESSES
+    assert {one for one in found if one.version == 4} == set(many_4[: ADDRESSES // 2])
 
 
 def test_half_an_answer_is_one(make: Make, both: Names) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from geproxy.errors import ResolveError
-from geproxy.net.systemlookup import ADDRESSES, get_addresses
+from geproxy.net.lookup import ADDRESSES
+from geproxy.net.systemlookup import get_addresses
 from geproxy.terms import Address
 from tests.support.hosts import ROOT, OtherHost, other_host, with_files
 from tests.support.nameserver import AAAA, RESOLV_CONF, A, NameServer, name_server
