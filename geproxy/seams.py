@@ -92,8 +92,24 @@ class DatagramCodec(Protocol):
         ...
 
 
+class Holding(Protocol):
+    """What one client's things may take of a memory that all of a worker share."""
+
+    def take(self, size_bytes: int) -> bool:
+        """Take *size_bytes* more; False where there are not so many for it."""
+        ...
+
+    def give(self, size_bytes: int) -> None:
+        """Give *size_bytes* back."""
+        ...
+
+
 class Datagrams(Protocol):
     """A way out for the datagrams of one association: one local port, whatever the target."""
+
+    def charge(self, holding: Holding) -> None:
+        """Have *holding* pay for what is remembered; its owner gives back what is held at last."""
+        ...
 
     def find(self, target: Endpoint, permit: Permit, client: Address) -> Place:
         """Return where to send what is for *target*. Waits where a name is to be resolved here.

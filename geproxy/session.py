@@ -218,7 +218,8 @@ def associate(request: Request, subject: Subject, record: Record, site: Site) ->
 def open_association(subject: Subject, reply: Reply, ended: Ended, site: Site) -> Association:
     """Make an association whose every target is judged as *subject*'s."""
     decide = partial(site.policy.decide, subject)
-    association = Association(subject.client, decide, reply, subject.listener.filtering, ended)
+    filtering, budget = subject.listener.filtering, site.associations.budget
+    association = Association(subject.client, decide, reply, filtering, ended, budget)
     site.associations.add(association)
     return association
 

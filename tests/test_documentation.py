@@ -38,6 +38,7 @@ from geproxy.crypto.methods import (
 from geproxy.crypto.password import hash_password
 from geproxy.inbound.socks4 import Socks4Request
 from geproxy.net import datagram, dial, namecache, resolver, systemlookup
+from geproxy.net.budget import Budget
 from geproxy.net.forward import HEAD_SECONDS
 from geproxy.net.turns import GREED
 from geproxy.observe.log import LEVELS, open_log
@@ -713,7 +714,7 @@ def association() -> Association:
     def ended(error: Exception) -> None:
         raise error
 
-    return Association(plain_address("192.0.2.7"), decide, reply, Filtering.NONE, ended)
+    return Association(plain_address("192.0.2.7"), decide, reply, Filtering.NONE, ended, Budget(0))
 
 
 def fields_of(record: Record, error: errors.GeproxyError | None, folder: Path) -> list[str]:

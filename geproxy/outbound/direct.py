@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -15,13 +14,14 @@ from geproxy.net.peerport import PeerPort, address_towards
 from geproxy.net.route import OwnAddresses
 from geproxy.net.stream import SocketStream
 from geproxy.net.udp import adopted, open_outwards
-from geproxy.seams import Permit, Place, Request
+from geproxy.outbound.reached import Reached
+from geproxy.seams import Holding, Permit, Place, Request
 from geproxy.terms import Address, Endpoint, Filtering, Offer, Outcome, unmapped
 from geproxy.wire.address import encode_address
 
 # Chosen here
-HANDED_OVER = 256  # of those, the latest that another worker hears of
-REMEMBERED = 4096  # sources, and targets for the filter: about 1 MiB each where all are used
+HEADS = 4096  # of sources that answered lately: about 1 MiB where all are used
+HEAD_BYTES = 300  # what one of them takes, measured
 
 
 class DirectOutbound:
@@ -62,15 +62,14 @@ class DirectOutbound:
     def adopt(self, descriptor: int, known: list[Any], filtering: Filtering) -> DirectDatagrams:
         """See seams.Outbound; *known* is what the filter lets pass."""
         way = DirectDatagrams(adopted(descriptor), self._dialer, filtering)
-        for key in known:
-            way.let_in(tuple(key) if isinstance(key, list) else key)
+        way.reached.extend(tuple(key) if isinstance(key, list) else key for key in known)
         return way
 
 
 class DirectDatagrams:
     """One port, from which all targets are reached and at which all of them answer."""
 
-    __slots__ = ("_dialer", "_heads", "_key", "_port", "_reached", "_socket")
+    __slots__ = ("_dialer", "_heads", "_holding", "_key", "_port", "_socket", "reached")
 
     def __init__(self, sock: DatagramSocket, dialer: Dialer, filtering: Filtering) -> None:
         self._socket = sock
@@ -78,8 +77,13 @@ class DirectDatagrams:
         self._dialer = dialer
         self._key = _KEYS[filtering]
         self._heads: dict[Sockaddr, bytes] = {}  # of those that may answer
-        # What the filter lets pass, oldest first.
-        self._reached: OrderedDict[object, None] = OrderedDict()
+        self._holding: Holding | None = None
+        self.reached = Reached()
+
+    def charge(self, holding: Holding) -> None:
+        """See seams.Datagrams."""
+        self._holding = holding
+        self.reached.charge(holding)
 
     def find(self, target: Endpoint, permit: Permit, client: Address) -> Place:
         """See seams.Datagrams: the first address of *target* that may be sent to."""
@@ -93,8 +97,8 @@ class DirectDatagrams:
     def send(self, head: bytes, data: bytes, place: Place) -> None:
         """See seams.Datagrams."""
         assert place is not None, "find() has given one"
-        if self._key is not None:
-            self.let_in(self._key(place))
+        if self._key is not None and self.reached.add(self._key(place)):
+            self._forget_heads()  # for they are of those who may answer
         self._socket.send(data, len(data), place)
 
     def receive(self) -> tuple[bytes, bytes] | None:
@@ -109,20 +113,19 @@ class DirectDatagrams:
         return head, data
 
     def _meet(self, source: Sockaddr) -> bytes:
-        if self._key is not None and self._key(source) not in self._reached:
+        if self._key is not None and self._key(source) not in self.reached:
             raise DropError("filtered")
-        if len(self._heads) >= REMEMBERED:
-            self._heads.clear()
-        head = self._heads[source] = encode_address(Endpoint.from_sockaddr(source))
+        head = encode_address(Endpoint.from_sockaddr(source))
+        if len(self._heads) >= HEADS:
+            self._forget_heads()
+        if self._holding is None or self._holding.take(HEAD_BYTES):
+            self._heads[source] = head
         return head
 
-    def let_in(self, key: object) -> None:
-        """Have the filter let *key* pass, an address or an address and port."""
-        self._reached[key] = None
-        self._reached.move_to_end(key)
-        if len(self._reached) > REMEMBERED:
-            self._reached.popitem(last=False)
-            self._heads.clear()
+    def _forget_heads(self) -> None:
+        if self._holding is not None:
+            self._holding.give(HEAD_BYTES * len(self._heads))
+        self._heads.clear()
 
     @property
     def in_burst(self) -> bool:
@@ -149,7 +152,7 @@ class DirectDatagrams:
     def duplicate(self) -> tuple[int, list[Any]]:
         """See seams.Datagrams."""
         self._socket.flush()  # before the counts go with it
-        return self._socket.duplicate(), list(self._reached)[-HANDED_OVER:]
+        return self._socket.duplicate(), self.reached.latest()
 
     def close(self) -> None:
         """Give the port back."""

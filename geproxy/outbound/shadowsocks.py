@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -15,15 +14,12 @@ from geproxy.net.dialer import Dialer
 from geproxy.net.peerport import address_towards
 from geproxy.net.sealed import SealedStream
 from geproxy.net.udp import adopted, open_towards
-from geproxy.seams import Permit, Place, Request, Store
+from geproxy.outbound.reached import Reached
+from geproxy.seams import Holding, Permit, Place, Request, Store
 from geproxy.terms import Address, Endpoint, Filtering, Offer
 from geproxy.wire.address import PORT_BYTES, AddressType, split_address
 from geproxy.wire.sealed_datagram import open_datagram, seal_datagram
 from geproxy.wire.shadowsocks import Target
-
-# Chosen here
-REMEMBERED = 4096  # targets for the filter
-HANDED_OVER = 256  # of those, the latest that another worker hears of
 
 ROLE = b"geproxy via"
 
@@ -75,8 +71,7 @@ class ShadowsocksOutbound:
     def adopt(self, descriptor: int, known: list[Any], filtering: Filtering) -> SealedDatagrams:
         """See seams.Outbound; *known* is what the filter lets pass."""
         way = self._datagrams(adopted(descriptor), filtering)
-        for key in known:
-            way.let_in(bytes.fromhex(key))
+        way.reached.extend(bytes.fromhex(key) for key in known)
         return way
 
 
@@ -97,10 +92,10 @@ class SealedDatagrams:
         "_heard",
         "_maker",
         "_peers",
-        "_reached",
         "_salts",
         "_sent",
         "_socket",
+        "reached",
     )
 
     def __init__(
@@ -121,9 +116,11 @@ class SealedDatagrams:
         self._maker = maker
         self._salts = salts
         self._filtering = filtering
-        self._reached: OrderedDict[bytes, None] = (
-            OrderedDict()
-        )  # what the filter lets pass, oldest first
+        self.reached = Reached()
+
+    def charge(self, holding: Holding) -> None:
+        """See seams.Datagrams."""
+        self.reached.charge(holding)
 
     def find(self, target: Endpoint, permit: Permit, client: Address) -> Place:
         """See seams.Datagrams: everything goes to the peer."""
@@ -133,7 +130,7 @@ class SealedDatagrams:
     def send(self, head: bytes, data: bytes, place: Place) -> None:
         """See seams.Datagrams."""
         if self._filtering is not Filtering.NONE:
-            self.let_in(self._key(head))
+            self.reached.add(self._key(head))
         maker = self._maker
         sealed = seal_datagram(maker.secret, maker.make(), head + data)
         self._sent = True
@@ -164,14 +161,7 @@ class SealedDatagrams:
 
     def _passes(self, head: bytes) -> bool:
         end = len(head) if self._filtering is Filtering.PORT else -PORT_BYTES
-        return head[:end] in self._reached or head[-PORT_BYTES:end] in self._reached
-
-    def let_in(self, key: bytes) -> None:
-        """Have the filter let *key* pass."""
-        self._reached[key] = None
-        self._reached.move_to_end(key)
-        if len(self._reached) > REMEMBERED:
-            self._reached.popitem(last=False)
+        return head[:end] in self.reached or head[-PORT_BYTES:end] in self.reached
 
     @property
     def in_burst(self) -> bool:
@@ -213,8 +203,8 @@ class SealedDatagrams:
     def duplicate(self) -> tuple[int, list[Any]]:
         """See seams.Datagrams."""
         self._socket.flush()  # before the counts go with it
-        known = list(self._reached)[-HANDED_OVER:]
-        return self._socket.duplicate(), [key.hex() for key in known]
+        known = [key.hex() for key in self.reached.latest() if isinstance(key, bytes)]
+        return self._socket.duplicate(), known
 
     def close(self) -> None:
         """Give the port back."""

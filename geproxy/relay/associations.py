@@ -6,6 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 from geproxy.errors import GeproxyError, IdleError
+from geproxy.net.budget import Budget
 from geproxy.net.datagram import TURN
 from geproxy.net.greenlets import sleep, spawn
 from geproxy.relay.datagram import Association
@@ -16,6 +17,9 @@ FORGET_SECONDS = 30.0  # how long the way to a target is used before it is found
 # Of a client all of whose questions have been answered. A resolver takes a port for each, and with
 # udp_idle_seconds each port would keep a mapping, which is a descriptor, for minutes.
 ANSWERED_SECONDS = 10.0
+# What all associations of a worker may remember, and keep waiting: 10 000 of them ten targets each.
+# One alone can use 2 MiB, and more while names are looked up.
+STATE_BYTES = 64 << 20
 
 
 class Totals(NamedTuple):
@@ -33,6 +37,7 @@ class Associations:
 
     def __init__(self, idle_seconds: float) -> None:
         self.idle_seconds = idle_seconds
+        self.budget = Budget(STATE_BYTES)
         self._live: set[Association] = set()
         self._ending: set[Association] = set()
         self._ended = Totals()

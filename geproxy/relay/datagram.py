@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from geproxy.errors import DeniedError, DropError, GeproxyError
+from geproxy.net.budget import Budget
 from geproxy.net.datagram import TURN
 from geproxy.net.greenlets import Crew, sleep
 from geproxy.net.udp import head_of, target_of
@@ -18,6 +19,7 @@ from geproxy.terms import Address, Endpoint, Filtering
 # Chosen here
 FOUND_LIMIT = 1024  # targets whose way is remembered; beyond that all are found anew
 WAITING_NAMES = 64  # names being looked up for one association
+TARGET_BYTES = 400  # what one remembered target takes besides its heads, measured
 
 Decide = Callable[[Endpoint], Route]
 Reply = Callable[[bytes, bytes], None]  # raises DropError
@@ -35,6 +37,8 @@ class Association:
         "_decide",
         "_filtering",
         "_found",
+        "_found_bytes",
+        "_holding",
         "_reply",
         "_seen",
         "_waiting",
@@ -58,8 +62,11 @@ class Association:
         reply: Reply,
         filtering: Filtering,
         ended: Ended,
+        budget: Budget,
     ) -> None:
-        """*decide* is policy; *reply* sends to the client; *ended* hears of what cannot go on."""
+        """*decide* is policy; *reply* sends to the client; *ended* hears of what cannot go on;
+        *budget* is of the memory that all associations share.
+        """
         self.client = client
         self._decide = decide
         self._reply = reply
@@ -69,6 +76,8 @@ class Association:
         self._ways: dict[str, Datagrams] = {}
         # By the head as it came: the way, the head as it is sent on, and what the way found.
         self._found: dict[bytes, tuple[Datagrams | _Denied, bytes, Place]] = {}
+        self._found_bytes = 0
+        self._holding = budget.holding(client)
         self._waiting: dict[bytes, Queue] = {}
         self.up_datagrams = self.up_bytes = self.down_datagrams = self.down_bytes = 0
         self.dropped: Counter[str] = Counter()
@@ -114,8 +123,11 @@ class Association:
         if len(self._waiting) >= WAITING_NAMES:
             self.drop("limit")
             return
-        self._waiting[head] = queue = Queue()
-        queue.put(data)
+        queue = Queue(self._holding)
+        if not queue.put(data):
+            self.drop("limit")
+            return
+        self._waiting[head] = queue
         self.crew.spawn(partial(self._look_up, head, target, queue))
 
     def _look_up(self, head: bytes, target: Endpoint, queue: Queue) -> None:
@@ -127,7 +139,7 @@ class Association:
         except GeproxyError as error:
             self._refuse(head, error, len(queue.datagrams))
         finally:
-            del self._waiting[head]
+            self._waiting.pop(head).close()
 
     def _open(self, outbound: Outbound) -> None:
         name = outbound.name
@@ -142,6 +154,7 @@ class Association:
     def take(self, name: str, way: Datagrams) -> None:
         """Use *way*, and take from it what comes back."""
         self._ways[name] = way
+        way.charge(self._holding)
         way.on_loss(self._lose_up)
         self.crew.spawn(partial(self._carry_down, way))
 
@@ -160,9 +173,13 @@ class Association:
             self._remember(head, _DENIED, b"", None)
 
     def _remember(self, head: bytes, way: Datagrams | _Denied, onward: bytes, place: Place) -> None:
-        if len(self._found) >= FOUND_LIMIT:
-            self._found.clear()
+        size_bytes = TARGET_BYTES + len(head) + len(onward)
+        if len(self._found) >= FOUND_LIMIT or not self._holding.take(size_bytes):
+            self.forget()
+            if not self._holding.take(size_bytes):
+                size_bytes = 0  # nobody pays for this one, but it is sent by what is remembered
         self._found[head] = way, onward, place
+        self._found_bytes += size_bytes
 
     # -- to the client ---------------------------------------------------------------------------
 
@@ -209,6 +226,8 @@ class Association:
     def forget(self) -> None:
         """Find every target anew from now on: names change their addresses."""
         self._found.clear()
+        self._holding.give(self._found_bytes)
+        self._found_bytes = 0
 
     def moved(self) -> bool:
         """True if a datagram has passed since the last call; the first call says so too."""
@@ -265,6 +284,7 @@ class Association:
         finally:
             for way in self._ways.values():
                 way.close()
+            self._holding.give_all()
 
 
 class _Denied:

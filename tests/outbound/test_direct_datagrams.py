@@ -10,7 +10,7 @@ import pytest
 from geproxy.errors import DeniedError, DropError, GeproxyError, ResolveError
 from geproxy.net.deadline import Deadline
 from geproxy.net.dialer import Dialer
-from geproxy.outbound import direct
+from geproxy.outbound import direct, reached
 from geproxy.outbound.direct import DirectDatagrams, DirectOutbound
 from geproxy.seams import Permit
 from geproxy.terms import Address, Endpoint, Filtering
@@ -234,7 +234,7 @@ def test_who_is_sent_to_later_may_answer_from_then_on(filtering: Filtering) -> N
 def test_what_is_remembered_of_sources_is_bounded(
     monkeypatch: pytest.MonkeyPatch, filtering: Filtering
 ) -> None:
-    monkeypatch.setattr(direct, "REMEMBERED", 8)
+    monkeypatch.setattr(direct, "HEADS", 8)
     with way_out(filtering) as way, udp_peer() as target:
         where = ours(way, target)
         for _ in range(30):
@@ -252,7 +252,7 @@ def test_what_is_remembered_of_sources_is_bounded(
 def test_of_too_many_targets_the_oldest_may_answer_no_more(
     monkeypatch: pytest.MonkeyPatch, filtering: Filtering
 ) -> None:
-    monkeypatch.setattr(direct, "REMEMBERED", 8)
+    monkeypatch.setattr(reached, "REMEMBERED", 8)
     with way_out(filtering) as way, udp_peer() as oldest:
         where = ours(way, oldest)
         oldest.send(b"x", where)
@@ -261,7 +261,7 @@ def test_of_too_many_targets_the_oldest_may_answer_no_more(
             send(way, b"x", Endpoint(ip_address(f"127.0.0.{number}"), 9))
         oldest.send(b"x", where)
         assert taken(way) == ["filtered"]
-        assert len(way._reached) <= 8
+        assert len(way.reached._keys) <= 8
         ours(way, oldest)
         oldest.send(b"x", where)
         assert taken(way) == [from_(oldest, b"x")]

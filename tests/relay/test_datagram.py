@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from ipaddress import IPv4Address, ip_address
 
 import gevent
@@ -535,3 +536,37 @@ def test_bursts_of_answers_reach_the_client_one_by_one() -> None:
         assert around.replies == [(head, data) for data in expected]
         one = around.association
         assert (one.down_datagrams, one.down_bytes) == (6, 9)
+
+
+# -- what is remembered ----------------------------------------------------------------------------
+
+
+def test_names_that_hang_keep_no_more_waiting_than_there_is_memory_for() -> None:
+    with association(memory_bytes=4000) as around:
+        for number in range(WAITING_NAMES):
+            around.send(Endpoint(f"slow{number}.example", 9), bytes(1000))
+        assert around.association.dropped == {"limit": WAITING_NAMES - 3}
+        around.go_on.set()
+        until(lambda: around.association.up_datagrams == 3)
+
+
+def test_targets_beyond_the_memory_are_found_anew_and_reached_all_the_same() -> None:
+    with association(memory_bytes=2000) as around, ExitStack() as stack:
+        targets = [stack.enter_context(udp_peer()) for _ in range(10)]
+        for number in (0, 1):
+            for target in targets:
+                around.send(target.endpoint, b"question")
+                assert target.receive()[0] == b"question"
+            assert around.association.up_datagrams == 10 * (number + 1)
+            assert around.budget._free_bytes >= 500
+        around.association.close()
+        assert around.budget._held_bytes == {}
+
+
+def test_where_others_hold_all_memory_a_target_is_reached_all_the_same() -> None:
+    with association(memory_bytes=0) as around, udp_peer() as target, udp_peer() as other:
+        for there in (target, other, target):
+            around.send(there.endpoint, b"question")
+            _, source = there.receive()
+            there.send(b"answer", source)
+        around.wait_for_replies(3)

@@ -64,7 +64,9 @@ class Listener:
         self.met.append(client)
         if client.port in self.denied:
             raise DeniedError("no")
-        made = Association(client.address, self._decide, reply, Filtering.NONE, ended)
+        made = Association(
+            client.address, self._decide, reply, Filtering.NONE, ended, self.around.budget
+        )
         self.of[made] = client
         return made
 

@@ -9,8 +9,10 @@ from ipaddress import IPv4Address, ip_address
 from gevent.event import Event
 
 from geproxy.errors import DeniedError
+from geproxy.net.budget import Budget
 from geproxy.net.dialer import Dialer
 from geproxy.outbound.direct import DirectOutbound
+from geproxy.relay.associations import STATE_BYTES
 from geproxy.relay.datagram import Association
 from geproxy.seams import Route
 from geproxy.terms import Address, Endpoint, Filtering
@@ -32,7 +34,9 @@ class Named(DirectOutbound):
 class Around:
     """What one association meets."""
 
-    def __init__(self, filtering: Filtering = Filtering.NONE) -> None:
+    def __init__(
+        self, filtering: Filtering = Filtering.NONE, memory_bytes: int = STATE_BYTES
+    ) -> None:
         self.names = {"target.example": "127.0.0.1"}
         self.go_on = Event()  # until then the names that begin with "slow" hang
         self.asked: list[str] = []
@@ -42,12 +46,13 @@ class Around:
         self.replies: list[tuple[bytes, bytes]] = []
         self.reply_fault: Exception | None = None
         self.ended: list[Exception] = []
+        self.budget = Budget(memory_bytes)
         dialer = Dialer(knowing(self._look_up, 0.0), HARD_SECONDS)
         self.direct = DirectOutbound(dialer)
         self.other = Named("other", dialer)
         self.by_other: set[Address | str] = set()
         self.association = Association(
-            CLIENT, self._decide, self._reply, filtering, self.ended.append
+            CLIENT, self._decide, self._reply, filtering, self.ended.append, self.budget
         )
 
     def _look_up(self, name: str) -> tuple[Address, ...]:
@@ -95,9 +100,11 @@ class Around:
 
 
 @contextmanager
-def association(filtering: Filtering = Filtering.NONE) -> Iterator[Around]:
+def association(
+    filtering: Filtering = Filtering.NONE, memory_bytes: int = STATE_BYTES
+) -> Iterator[Around]:
     """Make one, and close it."""
-    around = Around(filtering)
+    around = Around(filtering, memory_bytes)
     try:
         yield around
     finally:
