@@ -18,6 +18,7 @@ from geproxy.nat64 import Nat64
 from geproxy.net.announce import Announcer
 from geproxy.net.buffers import BufferPool
 from geproxy.net.dialer import Dialer
+from geproxy.net.kernelside import tcp_memory_bytes
 from geproxy.net.nat64 import Discovery
 from geproxy.net.offload import Offload
 from geproxy.net.owners import SocketOwners
@@ -67,7 +68,9 @@ class Site:
         self.pool = BufferPool()
         self.salts = salts
         self.datagram_salts = datagram_salts
-        self.relays = Relays(self.pool, limits.idle_seconds, limits.half_close_seconds)
+        # Three quarters of what TCP may have without being short: nobody else is hindered yet.
+        stuck_bytes = tcp_memory_bytes() * 3 // 4 // settings.server.worker_count
+        self.relays = Relays(self.pool, limits.idle_seconds, limits.half_close_seconds, stuck_bytes)
         self.associations = Associations(limits.udp_idle_seconds)
         self._hashes: Offload[bool] = Offload("passwords to check", HASH_THREADS, HASHES_WAITING)
         os.environ["RES_OPTIONS"] = RES_OPTIONS

@@ -29,6 +29,28 @@ class Lender(Protocol):
         ...
 
 
+class Kernel(Protocol):
+    """A connection below all that is sealed, as the kernel has it."""
+
+    @property
+    def blocked(self) -> bool:
+        """True while a send waits, because the other side does not take what was sent."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much memory it takes, for what is unread and what is unsent or unacknowledged."""
+        ...
+
+    def cap(self) -> None:
+        """Let it take no more memory than it has, and less as what waits goes on."""
+        ...
+
+    def uncap(self) -> None:
+        """Take cap() back."""
+        ...
+
+
 class Stream(Protocol):
     """A connection's bytes in both directions; plain, sealed and in-memory ones act alike. One
     greenlet may read while another writes. An exception thrown into a greenlet ends its wait.
@@ -97,6 +119,11 @@ class Stream(Protocol):
         """How many bytes the kernel has room for, so that a send need not wait: counted as they
         leave, which is sealed for a sealed stream. 0 where nobody can tell.
         """
+        ...
+
+    @property
+    def kernel(self) -> Kernel:
+        """The connection that carries this stream."""
         ...
 
     @property

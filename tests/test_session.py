@@ -4,6 +4,7 @@ The streams are real connections; what negotiates, decides and dials is made her
 """
 
 import errno
+import gc
 import json
 import os
 import socket
@@ -126,7 +127,7 @@ class Stage:
         self.written = Written()
         sink = Sink("memory", self.written, Lines("json"))
         self.log = Log(sink, sink, level="info")
-        self.relays = Relays(BufferPool(), 60.0, 10.0)
+        self.relays = Relays(BufferPool(), 60.0, 10.0, 1 << 30)
         self.associations = Associations(60.0)
         self.policy = self
         self.command = Command.CONNECT
@@ -214,6 +215,7 @@ def descriptors() -> int:
 def stage(capfd: pytest.CaptureFixture[str]) -> Iterator[Stage]:
     """A session in the making; afterwards all is closed, and nothing was printed."""
     get_hub()
+    gc.collect()  # or what an earlier test left to the collector is counted, and then gone
     before = descriptors()
     stage = Stage()
     yield stage

@@ -9,7 +9,7 @@ from geproxy.errors import ProtocolError, ReplayError, ResetError
 from geproxy.net.buffers import READ_BYTES, BufferPool, plain_room_bytes
 from geproxy.net.messages import MessageReader
 from geproxy.seams import Store
-from geproxy.streams import Lender, Stream
+from geproxy.streams import Kernel, Lender, Stream
 from geproxy.terms import Endpoint
 from geproxy.wire.shadowsocks import (
     CHUNK_BYTES,
@@ -250,6 +250,11 @@ class SealedStream(MessageReader):
     def room_bytes(self) -> int:
         """See streams.Stream: sealed ones."""
         return self._inner.room_bytes
+
+    @property
+    def kernel(self) -> Kernel:
+        """See streams.Stream."""
+        return self._inner.kernel
 
     @property
     def lost(self) -> bool:

@@ -14,9 +14,11 @@ TCP_INFO_BYTES = 60
 TCPI_STATE, TCPI_RETRANSMITS, TCPI_PROBES = 0, 2, 3
 TCPI_LAST_ACK_RECV = 56
 
-SO_MEMINFO = 55  # asm-generic/socket.h
-# SK_MEMINFO_SNDBUF and SK_MEMINFO_WMEM_QUEUED, of nine (linux/sock_diag.h)
+SO_MEMINFO, SO_BUF_LOCK = 55, 72  # asm-generic/socket.h
+# Of nine (linux/sock_diag.h): SK_MEMINFO_SNDBUF and SK_MEMINFO_WMEM_QUEUED; what is waiting to be
+# read and to be acknowledged, SK_MEMINFO_RMEM_ALLOC and SK_MEMINFO_WMEM_QUEUED.
 MEMINFO = struct.Struct("12xI4xI12x")
+HELD = struct.Struct("I16xI12x")
 SEGMENT_BYTES = (socket.IPPROTO_TCP, socket.TCP_MAXSEG)
 NOTSENT_LOWAT = "/proc/sys/net/ipv4/tcp_notsent_lowat"
 NO_LIMIT = (1 << 32) - 1
@@ -33,6 +35,8 @@ UNANSWERED_MS = 120_000  # bytes or probes in vain for so long: the kernel alone
 UNANSWERED_TRIES = 2
 
 ROOMY_SEGMENT_BYTES = 1024  # Linux 6.x: 1.8 bytes of its memory for each of ours; of 536, 2.6
+
+CAPPED_BYTES = 64 * 1024  # each way; the kernel doubles it, for its own part
 
 LINGER_ABORT = struct.pack("ii", 1, 0)  # close() sends RST and drops what is unsent
 
@@ -166,3 +170,39 @@ def has_left(sock: SocketType) -> bool:
 def reset_on_close(sock: SocketType) -> None:
     """Make the next close() a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ABORT)
+
+
+def memory_bytes(sock: SocketType) -> int:
+    """How much of the kernel's memory waits in *sock*, to be read and to be acknowledged.
+
+    0 where the kernel does not say.
+    """
+    try:
+        info = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, HELD.size)
+        unread_bytes, unsent_bytes = HELD.unpack(info)
+    except (OSError, struct.error):
+        return 0
+    return int(unread_bytes) + int(unsent_bytes)
+
+
+def cap_buffers(sock: SocketType) -> None:
+    """Have *sock* take no more memory than it has, and less once that is gone.
+
+    Not where the kernel could not be told to forget it again (Linux before 5.14): buffers that do
+    not grow make every distant connection slow.
+    """
+    try:
+        sock.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
+        for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            if sock.getsockopt(socket.SOL_SOCKET, buffer) > 2 * CAPPED_BYTES:
+                sock.setsockopt(socket.SOL_SOCKET, buffer, CAPPED_BYTES)
+    except OSError:
+        pass
+
+
+def uncap_buffers(sock: SocketType) -> None:
+    """Have the buffers of *sock* grow again as they would without cap_buffers()."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 0)
+    except OSError:
+        pass

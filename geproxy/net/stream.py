@@ -13,16 +13,10 @@ from gevent.hub import Waiter
 
 from geproxy.errors import DeadlineError, ResetError, VanishedError
 from geproxy.net.deadline import Deadline
-from geproxy.net.messages import MessageReader, read_to_end
+from geproxy.net.kernelside import KernelSide
+from geproxy.net.messages import read_to_end
 from geproxy.net.pipes import Pipe
-from geproxy.net.sockopt import (
-    has_left,
-    is_lost,
-    keep_alive,
-    no_delay,
-    reset_on_close,
-    send_room_bytes,
-)
+from geproxy.net.sockopt import no_delay, reset_on_close
 from geproxy.net.watchers import WRITE, give_reader, take_reader
 from geproxy.streams import Lender
 from geproxy.terms import Endpoint
@@ -31,7 +25,7 @@ if TYPE_CHECKING:
     from gevent._types import _IoWatcher as Watcher
 
 
-class SocketStream(MessageReader):
+class SocketStream(KernelSide):
     """A connected TCP socket; see streams.Stream for what each call promises.
 
     No call on it waits in the kernel: recv() and send() say so each time (MSG_DONTWAIT), which
@@ -45,9 +39,7 @@ class SocketStream(MessageReader):
         "_expects_answer",
         "_nodelay",
         "_reader",
-        "_socket",
         "_splices",
-        "_writer",
         "peer",
         "sent_bytes",
     )
@@ -67,7 +59,7 @@ class SocketStream(MessageReader):
         self._broken: ResetError | None = None
         # Made at the first wait and kept: most connections wait for reading, few for writing.
         self._reader: Watcher | None = None
-        self._writer: Watcher | None = None
+        self._writer = None
 
     @property
     def bound(self) -> Endpoint:
@@ -236,25 +228,6 @@ class SocketStream(MessageReader):
             self.send_all(buffer[:count])
         finally:
             lender.give(buffer)
-
-    @property
-    def room_bytes(self) -> int:
-        """See streams.Stream."""
-        return send_room_bytes(self._socket)
-
-    @property
-    def lost(self) -> bool:
-        """See streams.Stream."""
-        return is_lost(self._socket)
-
-    def keep_alive(self) -> None:
-        """Turn keepalive on."""
-        keep_alive(self._socket)
-
-    @property
-    def left(self) -> bool:
-        """True once the other side has sent FIN or is gone."""
-        return has_left(self._socket)
 
     def close_write(self) -> None:
         """Send FIN; reading goes on."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from geproxy.errors import DeadlineError, IdleError, ResetError
+from geproxy.errors import DeadlineError, IdleError, LimitError, ResetError
 from geproxy.net.both import run_both
 from geproxy.net.buffers import BufferPool
 from geproxy.net.forward import Flow, forward, move
 from geproxy.net.greenlets import getcurrent, greenlet, interrupt
+from geproxy.relay.stuck import StuckReaders
 from geproxy.streams import Stream
 
 # Chosen here
@@ -23,7 +24,11 @@ class Relays:
     pays nothing for it.
     """
 
-    def __init__(self, pool: BufferPool, idle_seconds: float, half_close_seconds: float) -> None:
+    def __init__(
+        self, pool: BufferPool, idle_seconds: float, half_close_seconds: float, stuck_bytes: int
+    ) -> None:
+        """*stuck_bytes* is how much of the kernel's memory may wait for readers that stopped."""
+        self._stuck = StuckReaders(stuck_bytes)
         self._idle_seconds = idle_seconds
         self._half_close_seconds = half_close_seconds
         self._pool = pool
@@ -47,6 +52,8 @@ class Relays:
             )
         finally:
             self._live.discard(relay)
+            if relay.stuck_looks:
+                self._stuck.forget(relay)
             self._ended_up_bytes += up.bytes
             self._ended_down_bytes += down.bytes
 
@@ -69,7 +76,9 @@ class Relays:
     def sweep(self, now_seconds: float) -> None:
         """End what has been quiet for too long; *now_seconds* is monotonic."""
         for relay in self._live:
-            if relay.moved():
+            moved = relay.moved()
+            self._stuck.look(relay, relay.moved_bytes)
+            if moved:
                 relay.quiet_since = relay.asked = now_seconds
                 continue
             relay.keep_alive()
@@ -86,6 +95,8 @@ class Relays:
             if quiet_seconds >= limit_seconds:
                 side = "half-closed and silent" if half_closed else "silent"
                 interrupt(relay.owner, IdleError(f"{side} for {limit_seconds:g} seconds"))
+        for stuck in self._stuck.excess():
+            interrupt(stuck.owner, LimitError("too much waits for readers that stopped"))
 
     @property
     def sweep_seconds(self) -> float:
@@ -108,8 +119,10 @@ class _Relay:
         "asked",
         "client",
         "down",
+        "moved_bytes",
         "owner",
         "quiet_since",
+        "stuck_looks",
         "target",
         "up",
     )
@@ -126,6 +139,8 @@ class _Relay:
         self.asked = 0.0  # when the kernel was last asked whether both sides answer
         self._seen = (-1, False, False)
         self._kept_alive = False
+        self.moved_bytes = 0  # between the last two calls of moved()
+        self.stuck_looks = 0  # in a row that found a reader stuck, see relay.stuck
 
     def keep_alive(self) -> None:
         """Have the kernel watch over the target, as it does over the client from the beginning."""
@@ -139,5 +154,6 @@ class _Relay:
         sent_bytes = self.client.sent_bytes + self.target.sent_bytes
         seen = (sent_bytes, self.up.ended, self.down.ended)
         changed = seen != self._seen
+        self.moved_bytes = sent_bytes - self._seen[0]
         self._seen = seen
         return changed

@@ -3,6 +3,7 @@
 import socket
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gevent
@@ -15,6 +16,7 @@ from geproxy.errors import (
     DeadlineError,
     GeproxyError,
     IdleError,
+    LimitError,
     ResetError,
     ShutdownError,
 )
@@ -23,7 +25,7 @@ from geproxy.net.deadline import Deadline
 from geproxy.net.forward import Flow
 from geproxy.net.greenlets import interrupt
 from geproxy.net.sealed import SealedStream
-from geproxy.net.sockopt import TCP_CLOSE
+from geproxy.net.sockopt import CAPPED_BYTES, SO_BUF_LOCK, TCP_CLOSE
 from geproxy.relay.stream import ASK_SECONDS, Relays
 from geproxy.streams import Stream
 from tests.support.conformance import (
@@ -40,6 +42,8 @@ from tests.support.living import left_since, living, set_heap_aside
 from tests.support.memory import memory_pair
 
 IDLE_SECONDS, HALF_CLOSE_SECONDS = 100.0, 10.0
+STUCK_BYTES = 1 << 30
+BUFFERS = (socket.SO_SNDBUF, socket.SO_RCVBUF)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +55,7 @@ def the_heap_of_others_is_not_walked() -> None:
 def relays() -> Iterator[Relays]:
     before = living()
     with Deadline(HARD_SECONDS, "a test"):
-        yield Relays(BufferPool(), IDLE_SECONDS, HALF_CLOSE_SECONDS)
+        yield Relays(BufferPool(), IDLE_SECONDS, HALF_CLOSE_SECONDS, STUCK_BYTES)
     assert not left_since(before), "a greenlet outlived its relay"
 
 
@@ -232,7 +236,7 @@ def test_a_stalled_relay_that_is_ended_leaves_no_buffer_to_the_collector(
     stopped: str, end: str
 ) -> None:
     pool = ForgetfulPool()
-    relays = Relays(pool, IDLE_SECONDS, HALF_CLOSE_SECONDS)
+    relays = Relays(pool, IDLE_SECONDS, HALF_CLOSE_SECONDS, STUCK_BYTES)
     session = Session(relays, tcp_pair)
     other, flow = (
         (session.service, session.down)
@@ -389,7 +393,77 @@ def test_a_relay_that_begins_late_has_its_full_time(relays: Relays) -> None:
 def test_sweeps_come_often_enough_for_the_shorter_limit(
     idle_seconds: float, half_close_seconds: float, sweep_seconds: float
 ) -> None:
-    assert Relays(BufferPool(), idle_seconds, half_close_seconds).sweep_seconds == sweep_seconds
+    assert (
+        Relays(BufferPool(), idle_seconds, half_close_seconds, STUCK_BYTES).sweep_seconds
+        == sweep_seconds
+    )
+
+
+# -- readers that stop --------------------------------------------------------------------------
+
+
+def room(stream: Stream) -> tuple[int, int, int]:
+    """The buffers of a TCP connection, in bytes, and whether they are kept from growing."""
+    sock = stream._socket  # type: ignore[attr-defined]
+    send, receive = (sock.getsockopt(socket.SOL_SOCKET, one) for one in BUFFERS)
+    return send, receive, sock.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
+
+
+def test_for_a_reader_that_stops_the_kernel_keeps_no_more_until_it_reads_again(
+    relays: Relays,
+) -> None:
+    session = Session(relays, partial(tcp_pair, buffer_bytes=0))
+    feeding = gevent.spawn(session.service.send_all, noise(20_000_000))
+    until(lambda: session.client.kernel.blocked)
+    settle()
+    free = room(session.client), room(session.target)
+    relays.sweep(0.0)  # all that it has sent was new to this look
+    relays.sweep(5.0)
+    assert (room(session.client), room(session.target)) == free
+    relays.sweep(10.0)
+    assert max(room(session.client)[0], room(session.target)[1]) <= 2 * CAPPED_BYTES
+    waiting = gevent.spawn(read_to_end, session.application)
+    feeding.join()
+    session.service.close_write()
+    waiting.join()
+    assert len(waiting.value) == 20_000_000
+    relays.sweep(15.0)
+    assert (room(session.client)[2], room(session.target)[2]) == (0, 0)
+    session.application.close_write()
+    assert session.end() is None
+
+
+def test_where_stuck_readers_take_too_much_the_largest_ends_and_others_go_on() -> None:
+    relays = Relays(BufferPool(), IDLE_SECONDS, HALF_CLOSE_SECONDS, 1)
+    stuck, silent = Session(relays, tcp_pair), Session(relays, tcp_pair)
+    fill(stuck.service, stuck.client)
+    for number in range(3):
+        settle()
+        assert not stuck.over
+        relays.sweep(5.0 * number)
+    error = stuck.end()
+    assert isinstance(error, LimitError)
+    assert error.code == "limit"
+    settle()
+    assert not silent.over
+    assert relays._stuck._bytes == {}
+    silent.application.close_write()
+    silent.service.close_write()
+    assert silent.end() is None
+
+
+def test_a_reader_that_only_is_slow_is_not_ended_while_there_is_room(relays: Relays) -> None:
+    session = Session(relays, tcp_pair)
+    fill(session.service, session.client)
+    for number in range(10):
+        relays.sweep(5.0 * number)
+        read_exactly(session.application, 1024)
+        settle()
+    assert not session.over
+    session.service.close_write()
+    assert len(read_to_end(session.application)) == session.service.sent_bytes - 10 * 1024
+    session.application.close_write()
+    assert session.end() is None
 
 
 # -- interruptions and sums ---------------------------------------------------------------------
@@ -507,7 +581,7 @@ def test_a_client_that_is_gone_while_its_bytes_wait_for_the_target_ends_the_rela
 
 def test_a_client_that_has_ended_and_whose_bytes_wait_for_the_target_is_left_alone() -> None:
     """The kernel is done with it, both directions having ended, and we have not read it all."""
-    relays = Relays(BufferPool(), 1000.0, 1000.0)
+    relays = Relays(BufferPool(), 1000.0, 1000.0, STUCK_BYTES)
     session = Session(relays, tcp_pair)
     session.service.close_write()
     assert session.application.recv(1) == b""
@@ -522,7 +596,7 @@ def test_a_client_that_has_ended_and_whose_bytes_wait_for_the_target_is_left_alo
 
 def test_a_target_that_has_said_all_and_is_gone_is_left_to_a_client_that_reads_slowly() -> None:
     """A probe finds that it has forgotten the connection: a reset, behind a proper end."""
-    relays = Relays(BufferPool(), 1000.0, 1000.0)
+    relays = Relays(BufferPool(), 1000.0, 1000.0, STUCK_BYTES)
     session = Session(relays, tcp_pair)
     fill(session.service, session.client)
     session.service.close_write()

@@ -100,8 +100,23 @@ class _Pipe:
         self._taken.set()
 
 
+class NoKernel:
+    """What the kernel has of a connection that is in our own memory: nothing."""
+
+    blocked = False
+    memory_bytes = 0
+
+    def cap(self) -> None:
+        """There is nothing to cap."""
+
+    def uncap(self) -> None:
+        """Nor was there."""
+
+
 class MemoryStream:
     """One end; see streams.Stream for what each call promises."""
+
+    kernel = NoKernel()
 
     holds_head = False
     left = False
