@@ -17,12 +17,13 @@ from geproxy.errors import StartError
 from geproxy.observe.log import Log, reopen
 from geproxy.process.assignment import Assignment, WorkerMain
 from geproxy.process.control import Control, Verb
-from geproxy.process.generation import READY_SECONDS, Generation, Watch, kill
+from geproxy.process.generation import READY_SECONDS, Generation, kill
 from geproxy.process.limits import fitted
 from geproxy.process.listeners import ListeningSockets
 from geproxy.process.salts import Salts
 from geproxy.process.scoreboard import Scoreboard
 from geproxy.process.spawn import Child, describe, reap, spawn
+from geproxy.process.watch import Watch
 
 
 class Succession:
@@ -48,7 +49,7 @@ class Succession:
         self._sockets = ListeningSockets()
         self._salts = Salts()
         self._scoreboard = Scoreboard()
-        self._watch = Watch()
+        self._watch = Watch(time.monotonic())
 
     def generations(self) -> list[Generation]:
         """Every generation that has a worker, or will."""
@@ -185,7 +186,7 @@ class Succession:
         """True while something is due soon, so that the next look must not be late."""
         current = self.current
         missing = current is not None and len(current.serving()) < current.wanted
-        return missing or current is None or self.candidate is not None
+        return missing or current is None or self.candidate is not None or self._watch.wary
 
     def _replace_missing(self, current: Generation, now: float) -> None:
         try:
