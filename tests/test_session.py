@@ -45,6 +45,7 @@ from geproxy.seams import Listener, Permit, Request, Route, Subject
 from geproxy.session import serve
 from geproxy.streams import Stream
 from geproxy.terms import Address, Command, Endpoint, Outcome
+from tests.support.living import set_heap_aside
 
 WAIT_SECONDS = 10.0
 TARGET = Endpoint("example.net", 443)
@@ -209,6 +210,11 @@ def connection() -> tuple[gevent.socket.socket, SocketStream]:
 
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_heap_of_others_is_not_walked() -> None:
+    set_heap_aside()
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def test_nobody_is_begun_by_a_member_that_is_being_ended() -> None:
 
 def test_the_end_of_a_crew_is_not_cut_short_by_an_interruption() -> None:
     crew = Crew(Heard())
-    ended = []
+    ended, ending = [], []
 
     def slow_to_end() -> None:
         try:
@@ -230,14 +230,13 @@ def test_the_end_of_a_crew_is_not_cut_short_by_an_interruption() -> None:
     def own() -> None:
         crew.spawn(slow_to_end)
         settle()
+        ending.append(True)
         with pytest.raises(ShutdownError):
             crew.end()
         assert ended, "nothing runs any more when end() is over, whatever ends it"
 
     with beside(own) as (owner,):
-        until(lambda: len(crew))
-        settle()
-        settle()
+        until(lambda: ending)
         interrupt(owner, ShutdownError("over"))
 
 
