@@ -71,9 +71,12 @@ class AuthenticationError(GeproxyError):
     code = "auth"
     outcome = Outcome.DENIED
 
-    def __init__(self, text: str, user: str | None = None) -> None:
+    def __init__(self, text: str, user: str | None = None, count: int = 1) -> None:
+        """*count* is 1, and how many of its source were refused unchecked before (UncheckedError)
+        and are told of with it."""
         super().__init__(text)
         self.user = user  # as claimed
+        self.count = count
 
 
 class ReplayError(AuthenticationError):
@@ -146,6 +149,14 @@ class LimitError(GeproxyError):
     """One of our own limits was reached."""
 
     code = "limit"
+
+
+class UncheckedError(LimitError):
+    """There was no time to check the password of a source that seems to guess; *count* of them."""
+
+    def __init__(self, text: str, count: int) -> None:
+        super().__init__(text)
+        self.count = count
 
 
 class ShutdownError(GeproxyError):

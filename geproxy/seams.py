@@ -63,8 +63,12 @@ class Store(Protocol):
 class Authenticator(Protocol):
     """Knows the users of one listener."""
 
-    def authenticate(self, user: str, password: bytes) -> None:
-        """Return if *password* is *user*'s. Raises AuthenticationError, or LimitError when busy."""
+    def authenticate(self, user: str, password: bytes, client: Stream) -> None:
+        """Return if *password* is *user*'s. *client* is who says so: its address has a share of
+        the checks, and one that has left costs none.
+
+        Raises AuthenticationError, LimitError when busy, or ResetError.
+        """
         ...
 
 

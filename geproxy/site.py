@@ -17,10 +17,10 @@ from geproxy.inbound.tunnel import TunnelDatagrams, TunnelInbound
 from geproxy.nat64 import Nat64
 from geproxy.net.announce import Announcer
 from geproxy.net.buffers import BufferPool
+from geproxy.net.checks import Checks
 from geproxy.net.dialer import Dialer
 from geproxy.net.kernelside import tcp_memory_bytes
 from geproxy.net.nat64 import Discovery
-from geproxy.net.offload import Offload
 from geproxy.net.owners import SocketOwners
 from geproxy.net.resolver import Resolver
 from geproxy.net.route import OwnAddresses
@@ -37,10 +37,6 @@ from geproxy.state.memory import ProcessMemory
 from geproxy.terms import Endpoint, Filtering, Offer
 from geproxy.wire import socks4, socks5
 
-# One thread: logins, honest or not, take one core's share at most. Those that wait longer than
-# 32 hashes take (about 1.5 s) would not be served before their deadline under a flood.
-HASH_THREADS = 1
-HASHES_WAITING = 32
 # Of each peer's datagrams, in each worker: a recording is worth nothing while it is young.
 PEER_SALTS = 1 << 14
 
@@ -72,7 +68,7 @@ class Site:
         stuck_bytes = tcp_memory_bytes() * 3 // 4 // settings.server.worker_count
         self.relays = Relays(self.pool, limits.idle_seconds, limits.half_close_seconds, stuck_bytes)
         self.associations = Associations(limits.udp_idle_seconds)
-        self._hashes: Offload[bool] = Offload("passwords to check", HASH_THREADS, HASHES_WAITING)
+        self._checks = Checks(limits.handshake_seconds)
         os.environ["RES_OPTIONS"] = RES_OPTIONS
         names = settings.resolver
         look_up = SystemLookUp(names.family, names.timeout_seconds)
@@ -122,7 +118,7 @@ class Site:
         """The users of one listener, None where it has no authentication."""
         if listen.users is None:
             return None
-        return Users(listen.users, self._hashes.run, listen.nobody)
+        return Users(listen.users, self._checks.run, listen.nobody)
 
     def _cannot_announce(self, name: str, reason: str) -> None:
         self.log.warning("announce.fail", name=name, reason=reason)
@@ -134,7 +130,7 @@ class Site:
     def exercise(self) -> None:
         """Use once what is loaded lazily, while files can still be opened."""
         self._resolver.exercise()
-        self._hashes.call(lambda: dummy_hash().verify(b""))
+        self._checks.exercise(lambda: dummy_hash().verify(b""))
         aead.exercise()
 
 

@@ -6,6 +6,7 @@ import time
 from ipaddress import IPv4Address
 
 from geproxy.errors import AuthenticationError, CommandError, GeproxyError, ProtocolError
+from geproxy.net.messages import tell
 from geproxy.seams import Authenticator
 from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint, Outcome
@@ -69,7 +70,7 @@ class Socks5Request:
 
     def refuse(self, outcome: Outcome) -> None:
         """Send the REP for *outcome*."""
-        refuse(self.stream, outcome)
+        self.stream.send_all(refusal(outcome))
 
     @property
     def codec(self) -> Socks5Datagrams:
@@ -121,7 +122,7 @@ class Socks5Inbound:
             if command is None:
                 raise CommandError(f"CMD is {request.cmd:#04x}, not 1, 2 or 3")
         except (ProtocolError, CommandError) as error:
-            refuse(stream, error.outcome)
+            tell(stream, refusal(error.outcome))
             raise
         return Socks5Request(stream, user, command, request.target)
 
@@ -129,7 +130,7 @@ class Socks5Inbound:
         users = self._users
         wanted = Method.NO_AUTHENTICATION if users is None else Method.USERNAME_PASSWORD
         if wanted not in greeting.methods:
-            stream.send_all(MethodSelection(Method.NO_ACCEPTABLE).encode())
+            tell(stream, MethodSelection(Method.NO_ACCEPTABLE).encode())
             text = f"METHOD {wanted} is not among those offered: {greeting.methods.hex(' ')}"
             raise ProtocolError(text) if users is None else AuthenticationError(text)
         stream.send_all(MethodSelection(wanted).encode())
@@ -139,15 +140,15 @@ class Socks5Inbound:
         credentials = stream.read_message(userpass.Credentials, userpass.MAX_CREDENTIALS_BYTES)
         user = credentials.user.decode("utf-8", "surrogateescape")
         try:
-            users.authenticate(user, credentials.password)
+            users.authenticate(user, credentials.password, stream)
         except GeproxyError:
             # RFC 1929 §2: a failure is told, then the connection must be closed.
-            stream.send_all(userpass.Status(userpass.FAILURE).encode())
+            tell(stream, userpass.Status(userpass.FAILURE).encode())
             raise
         stream.send_all(userpass.Status(userpass.SUCCESS).encode())
         return user
 
 
-def refuse(stream: Stream, outcome: Outcome) -> None:
-    """Send the REP for *outcome* with an address of zeros."""
-    stream.send_all(Reply(REPS[outcome], NOWHERE).encode())
+def refusal(outcome: Outcome) -> bytes:
+    """Return the reply with the REP for *outcome* and an address of zeros."""
+    return Reply(REPS[outcome], NOWHERE).encode()

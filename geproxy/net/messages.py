@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gevent import get_hub, sleep
 
-from geproxy.errors import ProtocolError
+from geproxy.errors import ProtocolError, ResetError
 from geproxy.streams import Decoder, Stream
 
 if TYPE_CHECKING:
@@ -84,3 +84,26 @@ def read_to_end(stream: Stream) -> None:
     """Wait for the end of a stream that has nothing more to say; what it says is dropped."""
     while stream.recv(MESSAGE_READ_BYTES):
         sleep(0)  # who sends faster than we read would keep the loop to itself
+
+
+def tell(stream: Stream, answer: bytes) -> None:
+    """Send the last *answer* to a client whose fate is known; it may have left before it."""
+    try:
+        stream.send_all(answer)
+    except ResetError:
+        pass  # or the log would have this in the place of the reason
+
+
+def has_given_up(stream: Stream) -> bool:
+    """Tell whether the client will hear and ask nothing more: it is gone, or has ended its
+    direction with nothing unread. One that sent its whole handshake ahead of its end still waits.
+
+    To be called where nobody else reads; waits a turn of the loop at most.
+    """
+    try:
+        stream.send_all(b"")  # meets a reset, even one that stands behind unread bytes
+        if stream.left:
+            peek(stream)  # the end has arrived, and so has all that comes before it
+    except (ProtocolError, ResetError):
+        return True
+    return False

@@ -44,7 +44,7 @@ class SystemLookUp:
     def __init__(self, family: str, timeout_seconds: float) -> None:
         self.families = FAMILIES[family]
         self._timeout_seconds = timeout_seconds
-        self._offload: Offload[Found] = Offload("look-ups", THREADS, 0)
+        self._offload: Offload[Found] = Offload("look-ups", THREADS)
         self._hosts = HostsFile()
         self._others = OtherSources(sources())
 

@@ -9,13 +9,15 @@ from hashlib import blake2b
 
 from geproxy.crypto.password import PasswordHash, dummy_hash
 from geproxy.errors import AuthenticationError
+from geproxy.streams import Stream
 
 # Chosen here
 CACHE_SECONDS = 300.0  # a browser opens hundreds of connections; one scrypt each would be 47 ms
 CACHE_ENTRIES = 4096  # bounds what a flood of users can make us remember
 
-# Runs a slow verification off the loop; equal keys that overlap share one run.
-Verifier = Callable[[bytes, Callable[[], bool]], bool]
+# Runs a slow verification off the loop, for a client; equal keys that overlap share one run.
+# Returns 0 where that is True, else how many failures there are to tell of.
+Verifier = Callable[[bytes, Callable[[], bool], Stream], int]
 
 
 class Users:
@@ -40,10 +42,11 @@ class Users:
         self._key = os.urandom(32)
         self._known: dict[bytes, float] = {}
 
-    def authenticate(self, user: str, password: bytes) -> None:
-        """Return if *password* is *user*'s.
+    def authenticate(self, user: str, password: bytes, client: Stream) -> None:
+        """Return if *password* is *user*'s; *client* is who says so.
 
-        Raises AuthenticationError, or LimitError when too many verifications wait.
+        Raises AuthenticationError, LimitError when too many verifications wait, or ResetError for
+        a client that has left by its turn.
         """
         name = user.encode("utf-8", "surrogateescape")
         # The name's length in front: no other pair of name and password gives the same bytes.
@@ -54,11 +57,11 @@ class Users:
             return
         stored = self._hashes.get(user)
         against = stored or self._nobody
-        right = self._verify(digest, lambda: against.verify(password))
+        failures = self._verify(digest, lambda: against.verify(password), client)
         if stored is None:
-            raise AuthenticationError("unknown user", user)
-        if not right:
-            raise AuthenticationError("wrong password", user)
+            raise AuthenticationError("unknown user", user, failures)
+        if failures:
+            raise AuthenticationError("wrong password", user, failures)
         self._remember(digest)
 
     def _remember(self, digest: bytes) -> None:

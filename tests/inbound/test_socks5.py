@@ -17,6 +17,7 @@ from geproxy.errors import (
 from geproxy.inbound.socks5 import Socks5Inbound, Socks5Request
 from geproxy.net.deadline import Deadline
 from geproxy.seams import Authenticator
+from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint, Outcome
 from tests.support.conformance import HARD_SECONDS, beside, read_exactly
 from tests.support.memory import memory_pair
@@ -43,7 +44,7 @@ TARGETS = [
 class OneUser:
     """Knows alice, whose password is "secret"; busy for a user called "busy"."""
 
-    def authenticate(self, user: str, password: bytes) -> None:
+    def authenticate(self, user: str, password: bytes, client: Stream) -> None:
         if user == "busy":
             raise LimitError("too many verifications at once")
         if (user, password) != ("alice", b"secret"):
@@ -236,9 +237,50 @@ def test_who_is_not_let_in_hears_a_failure_and_nothing_more(
     assert talk.heard() == b"\x05\x02\x01\x01"
 
 
+def test_a_client_that_does_not_wait_for_the_verdict_has_it_all_the_same() -> None:
+    class Slow:
+        """The client leaves before it has its verdict."""
+
+        def authenticate(self, user: str, password: bytes, client: Stream) -> None:
+            talk.client.abort()
+            raise AuthenticationError("wrong password", user)
+
+    talk = Conversation(Slow(), [GREETING + CREDENTIALS])
+    error = talk.fail(AuthenticationError)
+    assert isinstance(error, AuthenticationError)
+    assert error.user == "alice"
+
+
+@pytest.mark.parametrize(
+    ("users", "wire", "kind"),
+    [
+        pytest.param(OneUser(), b"\x05\x01\x00", AuthenticationError, id="no password is offered"),
+        pytest.param(None, b"\x05\x01\x02", ProtocolError, id="only a password is"),
+    ],
+)
+def test_what_a_client_did_is_said_of_it_although_it_resets_before_the_answer(
+    users: Authenticator | None, wire: bytes, kind: type[GeproxyError]
+) -> None:
+    talk = Conversation(users, [wire])
+    talk.client.abort()
+    talk.fail(kind)
+
+
+def test_whose_password_it_is_is_told_with_the_connection_that_it_came_by() -> None:
+    clients: list[Stream] = []
+
+    class Curious(OneUser):
+        def authenticate(self, user: str, password: bytes, client: Stream) -> None:
+            clients.append(client)
+
+    talk = Conversation(Curious(), [GREETING + CREDENTIALS + CONNECT + NAME])
+    talk.negotiate()
+    assert clients == [talk.stream]
+
+
 def test_an_empty_password_can_be_the_right_one() -> None:
     class Open:
-        def authenticate(self, user: str, password: bytes) -> None:
+        def authenticate(self, user: str, password: bytes, client: Stream) -> None:
             assert (user, password) == ("alice", b"")
 
     talk = Conversation(Open(), [GREETING + b"\x01\x05alice\x00" + CONNECT + NAME])

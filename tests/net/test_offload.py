@@ -1,4 +1,4 @@
-"""Calls on threads of their own: shared, bounded, and their errors where they belong."""
+"""Calls on threads of their own, and their errors where they belong."""
 
 import subprocess
 import sys
@@ -8,18 +8,17 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from geproxy.errors import AuthenticationError, DeadlineError, LimitError
+from geproxy.errors import AuthenticationError, DeadlineError
 from geproxy.net.deadline import Deadline
-from geproxy.net.offload import Offload
+from geproxy.net.offload import Answer, Offload
 from tests.support.conformance import HARD_SECONDS, beside, settle, until
 
 THREADS = 2
-WAITING = 3
 
 
 @pytest.fixture
 def offload() -> Iterator[Offload[object]]:
-    made: Offload[object] = Offload("verifications", THREADS, WAITING)
+    made: Offload[object] = Offload("verifications", THREADS)
     with Deadline(HARD_SECONDS, "a test"):
         yield made
     made._pool.kill()  # a worker's own threads end with its process
@@ -46,12 +45,12 @@ def blocking() -> Iterator[Blocking]:
 
 
 def test_a_result_comes_back(offload: Offload[object]) -> None:
-    assert offload.run("key", lambda: 42) == 42
-    assert offload.run("key", lambda: None) is None
+    assert offload.call(lambda: 42) == 42
+    assert offload.call(lambda: None) is None
 
 
 def test_a_call_runs_on_a_thread_that_is_not_the_callers(offload: Offload[object]) -> None:
-    assert offload.run("key", threading.get_ident) != threading.get_ident()
+    assert offload.call(threading.get_ident) != threading.get_ident()
 
 
 @pytest.mark.parametrize("error", [AuthenticationError("no"), ZeroDivisionError(), OSError(5, "x")])
@@ -62,94 +61,65 @@ def test_an_error_is_raised_in_the_caller_and_printed_nowhere(
         raise error
 
     with pytest.raises(type(error)) as caught:
-        offload.run("key", fail)
+        offload.call(fail)
     assert caught.value is error
     settle()
     assert capfd.readouterr() == ("", "")
-    assert offload.run("key", lambda: "works again") == "works again"
+    assert offload.call(lambda: "works again") == "works again"
 
 
 def test_the_loop_turns_while_a_call_blocks(offload: Offload[object], blocking: Blocking) -> None:
-    with beside(lambda: offload.run("key", blocking)):
+    with beside(lambda: offload.call(blocking)):
         until(lambda: blocking.calls)
         gevent.sleep(0.001)
         blocking.released.set()
 
 
-def test_equal_keys_that_overlap_share_one_call(
+def test_other_calls_go_on_beside_a_blocked_one(
     offload: Offload[object], blocking: Blocking
 ) -> None:
-    results = []
-    with beside(*[lambda: results.append(offload.run("key", blocking))] * 50):
+    with beside(lambda: offload.call(blocking)):
         until(lambda: blocking.calls)
-        settle()
-        blocking.released.set()
-    assert results == [1] * 50
-    assert offload.run("key", blocking) == 2  # a later one is a call of its own
-
-
-def test_equal_keys_share_the_error_too(offload: Offload[object]) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-    errors = []
-
-    def fail() -> None:
-        begun.set()
-        go_on.wait(HARD_SECONDS)
-        raise AuthenticationError("no")
-
-    def ask() -> None:
-        with pytest.raises(AuthenticationError) as caught:
-            offload.run("key", fail)
-        errors.append(str(caught.value))
-
-    with beside(*[ask] * 5):
-        until(begun.is_set)
-        settle()
-        go_on.set()
-    assert errors == ["no"] * 5
-
-
-def test_other_keys_go_on_beside_a_blocked_one(
-    offload: Offload[object], blocking: Blocking
-) -> None:
-    with beside(lambda: offload.run("stuck", blocking)):
-        until(lambda: blocking.calls)
-        assert [offload.run(number, lambda: "done") for number in range(10)] == ["done"] * 10
+        assert [offload.call(lambda: "done") for _ in range(10)] == ["done"] * 10
         blocking.released.set()
 
 
-def test_what_the_threads_cannot_take_waits_its_turn_up_to_a_limit(
+def test_what_the_threads_cannot_take_waits_its_turn(
     offload: Offload[object], blocking: Blocking
 ) -> None:
-    with beside(*[lambda key=key: offload.run(key, blocking) for key in range(THREADS + WAITING)]):
+    with beside(*[lambda: offload.call(blocking)] * (THREADS + 3)):
         until(lambda: blocking.calls == THREADS)
         settle()
         assert blocking.calls == THREADS
-        with pytest.raises(LimitError, match="too many verifications at once"):
-            offload.run("one more", blocking)
         blocking.released.set()
-    assert offload.run("one more", lambda: "room again") == "room again"
+    assert blocking.calls == THREADS + 3
 
 
 def test_a_deadline_ends_the_wait_and_not_the_call(
     offload: Offload[object], blocking: Blocking
 ) -> None:
     with pytest.raises(DeadlineError), Deadline(0.02, "a verification"):
-        offload.run("key", blocking)
+        offload.call(blocking)
     until(lambda: blocking.calls)
-    results = []
-    with beside(lambda: results.append(offload.run("key", blocking))):
-        settle()
-        blocking.released.set()
-    assert results == [1], "the call that goes on is shared"
+    blocking.released.set()
+    assert offload.call(lambda: "works again") == "works again"
 
 
-def test_a_call_that_shares_nothing_returns_or_raises_what_its_function_does(
-    offload: Offload[object],
+def test_a_call_that_nobody_waits_for_says_how_it_ended(
+    offload: Offload[object], blocking: Blocking
 ) -> None:
-    assert offload.call(threading.get_ident) != threading.get_ident()
+    answers: list[Answer[object]] = []
+    offload.start(blocking, answers.append)
+    until(lambda: blocking.calls)
+    assert answers == []
+    blocking.released.set()
+    until(lambda: answers)
+    assert answers[0].give() == 1
+
+    offload.start(lambda: 1 // 0, answers.append)
+    until(lambda: len(answers) == 2)
     with pytest.raises(ZeroDivisionError):
-        offload.call(lambda: 1 // 0)
+        answers[1].give()
 
 
 NO_THREADS = """
@@ -166,21 +136,21 @@ room = pages * resource.getpagesize() + (64 << 20)
 limits = resource.getrlimit(resource.RLIMIT_AS)
 resource.setrlimit(resource.RLIMIT_AS, (room, limits[1]))
 
-offload = Offload("look-ups", 2, 2)
-for run in (offload.call, lambda function: offload.run("key", function)) * 2:
+offload = Offload("look-ups", 2)
+for _ in range(4):
     try:
         with Deadline(5, "nobody answered"):
-            run(lambda: 5)
+            offload.call(lambda: 5)
     except GeproxyError as error:
         print(type(error).__name__, error)
 resource.setrlimit(resource.RLIMIT_AS, limits)
 with Deadline(5, "nobody answered"):
-    print(offload.run("key", lambda: 5))
+    print(offload.call(lambda: 5))
 """
 
 
 @pytest.mark.slow
-def test_without_a_thread_to_be_had_the_caller_hears_so_and_the_key_stays_usable() -> None:
+def test_without_a_thread_to_be_had_the_caller_hears_so_and_the_next_may_have_one() -> None:
     done = subprocess.run(
         [sys.executable, "-c", NO_THREADS], capture_output=True, text=True, timeout=HARD_SECONDS
     )
@@ -195,13 +165,13 @@ def test_a_failure_needs_no_module_that_is_not_there_yet() -> None:
     program = """
 import sys
 from geproxy.net.offload import Offload
-offload = Offload("calls", 1, 1)
+offload = Offload("calls", 1)
 offload.call(lambda: None)
 before = set(sys.modules)
 def fail():
     raise OSError("no")
 try:
-    offload.run("key", fail)
+    offload.call(fail)
 except OSError:
     print(sorted(set(sys.modules) - before))
 """

@@ -9,6 +9,8 @@ from geproxy.crypto.password import PasswordHash, hash_password
 from geproxy.errors import AuthenticationError, LimitError
 from geproxy.policy import users as users_module
 from geproxy.policy.users import CACHE_ENTRIES, CACHE_SECONDS, Users
+from geproxy.streams import Stream
+from tests.support.memory import memory_pair
 
 
 def cheap_hash(password: bytes, ln: int = 10) -> PasswordHash:
@@ -18,6 +20,7 @@ def cheap_hash(password: bytes, ln: int = 10) -> PasswordHash:
 
 
 SECRET = cheap_hash(b"secret")
+CLIENT: Stream = memory_pair()[1]
 
 
 class Desk:
@@ -25,10 +28,16 @@ class Desk:
 
     def __init__(self) -> None:
         self.keys: list[bytes] = []
+        self.clients: list[Stream] = []
+        self.verdicts: list[bool] = []
+        self.failures = 1  # that a wrong one stands for
 
-    def verify(self, key: bytes, check: Callable[[], bool]) -> bool:
+    def verify(self, key: bytes, check: Callable[[], bool], client: Stream) -> int:
         self.keys.append(key)
-        return check()
+        self.clients.append(client)
+        verdict = check()
+        self.verdicts.append(verdict)
+        return 0 if verdict else self.failures
 
     @property
     def count(self) -> int:
@@ -49,7 +58,7 @@ class Clock:
 def refused(users: Users, user: str, password: bytes) -> str:
     """The reason why they are not let in."""
     with pytest.raises(AuthenticationError) as caught:
-        users.authenticate(user, password)
+        users.authenticate(user, password, CLIENT)
     assert caught.value.user == user
     assert caught.value.code == "auth"
     return str(caught.value)
@@ -57,7 +66,7 @@ def refused(users: Users, user: str, password: bytes) -> str:
 
 def test_the_right_password_lets_in() -> None:
     desk = Desk()
-    Users({"alice": hash_password(b"secret")}, desk.verify).authenticate("alice", b"secret")
+    Users({"alice": hash_password(b"secret")}, desk.verify).authenticate("alice", b"secret", CLIENT)
     assert desk.count == 1
 
 
@@ -86,7 +95,7 @@ def test_a_success_is_remembered_and_not_verified_again() -> None:
     desk = Desk()
     users = Users({"alice": SECRET}, desk.verify)
     for _ in range(5):
-        users.authenticate("alice", b"secret")
+        users.authenticate("alice", b"secret", CLIENT)
     assert desk.count == 1
 
 
@@ -101,7 +110,7 @@ def test_a_failure_is_not_remembered_and_costs_the_full_time_again() -> None:
 
 def test_a_success_makes_no_other_password_right() -> None:
     users = Users({"alice": SECRET, "bob": SECRET}, Desk().verify)
-    users.authenticate("alice", b"secret")
+    users.authenticate("alice", b"secret", CLIENT)
     assert refused(users, "alice", b"guess") == "wrong password"
     assert refused(users, "bob", b"guess") == "wrong password"
 
@@ -117,7 +126,7 @@ def test_a_success_makes_no_other_password_right() -> None:
 def test_the_boundary_of_name_and_password_cannot_be_shifted(user: str, password: bytes) -> None:
     desk = Desk()
     users = Users({"ab": cheap_hash(b"c")}, desk.verify)
-    users.authenticate("ab", b"c")
+    users.authenticate("ab", b"c", CLIENT)
     assert refused(users, user, password) == "unknown user"
     assert len(set(desk.keys)) == desk.count == 2
 
@@ -125,12 +134,12 @@ def test_the_boundary_of_name_and_password_cannot_be_shifted(user: str, password
 def test_what_is_remembered_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, desk = Clock(monkeypatch), Desk()
     users = Users({"alice": SECRET}, desk.verify)
-    users.authenticate("alice", b"secret")
+    users.authenticate("alice", b"secret", CLIENT)
     clock.now += CACHE_SECONDS - 0.001
-    users.authenticate("alice", b"secret")
+    users.authenticate("alice", b"secret", CLIENT)
     assert desk.count == 1  # and being used does not prolong it
     clock.now += 0.001
-    users.authenticate("alice", b"secret")
+    users.authenticate("alice", b"secret", CLIENT)
     assert desk.count == 2
 
 
@@ -138,18 +147,18 @@ def test_the_cache_is_bounded_and_forgets_the_oldest_first() -> None:
     names = [f"user{number}" for number in range(CACHE_ENTRIES + 1)]
     desk = Desk()
 
-    def verify(key: bytes, check: Callable[[], bool]) -> bool:
+    def verify(key: bytes, check: Callable[[], bool], client: Stream) -> int:
         desk.keys.append(key)
-        return True  # thousands of real ones would take too long
+        return 0  # right, for thousands of real ones would take too long
 
     users = Users(dict.fromkeys(names, SECRET), verify)
     for name in names:
-        users.authenticate(name, b"secret")
+        users.authenticate(name, b"secret", CLIENT)
     assert desk.count == len(names)
-    users.authenticate(names[-1], b"secret")
-    users.authenticate(names[1], b"secret")
+    users.authenticate(names[-1], b"secret", CLIENT)
+    users.authenticate(names[1], b"secret", CLIENT)
     assert desk.count == len(names)
-    users.authenticate(names[0], b"secret")
+    users.authenticate(names[0], b"secret", CLIENT)
     assert desk.count == len(names) + 1
 
 
@@ -170,6 +179,25 @@ def test_an_unknown_user_costs_what_the_costliest_known_one_does(
     assert costs[0] == costs[1] == (1 << 12, 8, 1)
 
 
+def test_those_who_order_the_checks_see_the_client_and_not_whether_its_user_exists() -> None:
+    desk = Desk()
+    users = Users({"alice": SECRET}, desk.verify)
+    refused(users, "alice", b"guess")
+    refused(users, "bob", b"guess")
+    assert desk.clients == [CLIENT, CLIENT]
+    assert desk.verdicts == [False, False]
+    assert len(desk.keys[0]) == len(desk.keys[1])
+
+
+@pytest.mark.parametrize("user", ["alice", "bob"])
+def test_a_failure_tells_of_those_that_were_refused_before_it(user: str) -> None:
+    desk = Desk()
+    desk.failures = 37
+    with pytest.raises(AuthenticationError) as caught:
+        Users({"alice": SECRET}, desk.verify).authenticate(user, b"guess", CLIENT)
+    assert caught.value.count == 37
+
+
 def test_one_password_of_one_user_has_one_key_so_that_overlapping_logins_share_a_run() -> None:
     desk = Desk()
     users = Users({"alice": SECRET}, desk.verify)
@@ -182,15 +210,15 @@ def test_one_password_of_one_user_has_one_key_so_that_overlapping_logins_share_a
 def test_keys_do_not_show_the_password_and_differ_from_worker_to_worker() -> None:
     first, second = Desk(), Desk()
     for desk in (first, second):
-        Users({"alice": SECRET}, desk.verify).authenticate("alice", b"secret")
+        Users({"alice": SECRET}, desk.verify).authenticate("alice", b"secret", CLIENT)
     assert first.keys != second.keys
     assert b"secret" not in first.keys[0] + second.keys[0]
 
 
 def test_a_busy_verifier_is_no_verdict_and_is_not_remembered() -> None:
-    def busy(key: bytes, check: Callable[[], bool]) -> bool:
+    def busy(key: bytes, check: Callable[[], bool], client: Stream) -> int:
         raise LimitError("too many passwords to check at once")
 
     for user in ("alice", "bob"):
         with pytest.raises(LimitError):
-            Users({"alice": SECRET}, busy).authenticate(user, b"secret")
+            Users({"alice": SECRET}, busy).authenticate(user, b"secret", CLIENT)
