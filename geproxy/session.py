@@ -18,6 +18,7 @@ from geproxy.errors import (
     ProtocolError,
     ResetError,
     ShutdownError,
+    UncheckedError,
 )
 from geproxy.hostname import canonical
 from geproxy.net.announce import Announcer
@@ -27,7 +28,8 @@ from geproxy.net.forward import Flow
 from geproxy.net.greenlets import Crew, getcurrent, interrupter, sleep
 from geproxy.net.messages import peek, read_to_end
 from geproxy.net.owners import SocketOwners
-from geproxy.observe.log import Log
+from geproxy.net.turns import share_of
+from geproxy.observe.log import Failure, Log
 from geproxy.observe.record import Record
 from geproxy.relay.associations import Associations
 from geproxy.relay.datagram import Association, Ended, Reply
@@ -254,14 +256,10 @@ def turn_away(client: Stream, request: Request | None, error: GeproxyError, log:
 def report(record: Record, error: GeproxyError | None, log: Log) -> None:
     """Write the session's line; a failed authentication gets one of its own besides."""
     # With a request in hand the client has proven itself; then it is a peer that has not.
-    if isinstance(error, AuthenticationError) and record.request is None:
-        log.warning(
-            "auth.fail",
-            listen=record.listen,
-            client=record.client,
-            user=error.user,
-            reason=str(error),
-        )
+    if isinstance(error, AuthenticationError | UncheckedError) and record.request is None:
+        user = error.user if isinstance(error, AuthenticationError) else None
+        failure = Failure(record.listen, record.client, user, str(error))
+        log.authentication_failed(share_of(record.client.address), failure, error.count)
     record.write(log, error)
 
 

@@ -30,6 +30,7 @@ from geproxy.errors import (
     ResetError,
     ResolveError,
     ShutdownError,
+    UncheckedError,
 )
 from geproxy.net.buffers import BufferPool
 from geproxy.net.dial import dial_error
@@ -38,13 +39,14 @@ from geproxy.net.sockopt import reset_on_close
 from geproxy.net.stream import SocketStream
 from geproxy.observe.line import Lines
 from geproxy.observe.log import Log
+from geproxy.observe.record import Record
 from geproxy.observe.sink import Sink
 from geproxy.relay.associations import Associations
 from geproxy.relay.stream import Relays
 from geproxy.seams import Listener, Permit, Request, Route, Subject
-from geproxy.session import serve
+from geproxy.session import report, serve
 from geproxy.streams import Stream
-from geproxy.terms import Address, Command, Endpoint, Outcome
+from geproxy.terms import Address, Command, Endpoint, Outcome, plain_address
 from tests.support.living import set_heap_aside
 
 WAIT_SECONDS = 10.0
@@ -329,6 +331,45 @@ def test_a_failed_authentication_has_a_line_of_its_own(stage: Stage) -> None:
         "user": "mallory",
         "reason": "wrong password",
     }
+
+
+def test_a_guess_that_was_not_checked_counts_as_failed_and_ends_as_a_limit(stage: Stage) -> None:
+    stage.in_negotiate = failing(UncheckedError("too many passwords to check at once", 37))
+    stage.start()
+    stage.client.shutdown(socket.SHUT_WR)
+    end = stage.end()
+    assert (end["code"], end["user"]) == ("limit", None)
+    (line,) = stage.lines("auth.fail")
+    assert line["client"] == str(stage.accepted.peer)
+    assert (line["user"], line["repeated"]) == (None, 37)
+
+
+def test_an_honest_client_that_came_at_a_bad_time_has_failed_nothing(stage: Stage) -> None:
+    stage.in_negotiate = failing(LimitError("too many passwords to check at once"))
+    stage.start()
+    stage.client.shutdown(socket.SHUT_WR)
+    assert stage.end()["code"] == "limit"
+    assert stage.lines("auth.fail") == []
+
+
+def test_the_failures_of_a_flood_are_counted_by_source() -> None:
+    written, failure = Written(), AuthenticationError("wrong password", "mallory")
+    sink = Sink("memory", written, Lines("json"))
+    log = Log(sink, None, level="info")
+    clients = [
+        *("2001:db8::1", "2001:db8::2", "2001:db8::ffff:0:0:1") * 10,  # one /64
+        *("2001:db8:0:1::1", "192.0.2.1"),
+    ]
+    for client in clients:
+        report(Record("a", Endpoint(plain_address(client), 1)), failure, log)
+    log.conclude()
+    lines = written.lines()
+    assert [line["client"] for line in lines[5:]] == [
+        "[2001:db8:0:1::1]:1",
+        "192.0.2.1:1",
+        "[2001:db8::ffff:0:0:1]:1",
+    ]
+    assert lines[-1]["repeated"] == 25
 
 
 def test_no_other_end_is_a_failed_authentication(stage: Stage) -> None:

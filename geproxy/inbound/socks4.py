@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 from typing import NoReturn
 
 from geproxy.errors import AuthenticationError, CommandError, ProtocolError
+from geproxy.net.messages import tell
 from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint, Outcome
 from geproxy.wire.socks4 import (
@@ -16,7 +17,8 @@ from geproxy.wire.socks4 import (
     SocksRequest,
 )
 
-NOWHERE = Endpoint(IPv4Address(0), 0)  # of a reply that bound nothing
+# CD 91 with an address of zeros, as of every reply that bound nothing
+REJECTION = Reply(ResultCode.REJECTED, Endpoint(IPv4Address(0), 0)).encode()
 
 COMMANDS = {CommandCode.CONNECT: Command.CONNECT, CommandCode.BIND: Command.BIND}
 
@@ -52,7 +54,7 @@ class Socks4Request:
 
     def refuse(self, outcome: Outcome) -> None:
         """Send CD 91, whatever the outcome: the two other refusals are about identd."""
-        reject(self.stream)
+        self.stream.send_all(REJECTION)
 
 
 class Socks4Inbound:
@@ -75,11 +77,6 @@ class Socks4Inbound:
             if command is None:
                 raise CommandError(f"CD is {request.cd}, not 1 or 2")
         except (ProtocolError, CommandError, AuthenticationError):
-            reject(stream)
+            tell(stream, REJECTION)
             raise
         return Socks4Request(stream, claimed, command, request.target)
-
-
-def reject(stream: Stream) -> None:
-    """Send CD 91 with an address of zeros."""
-    stream.send_all(Reply(ResultCode.REJECTED, NOWHERE).encode())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 from geproxy.errors import StartError
 from geproxy.observe.line import Clock, Lines
+from geproxy.observe.repeats import Repeats
 from geproxy.observe.sink import (
     SYSLOG_PATH,
     Channel,
@@ -19,6 +21,7 @@ from geproxy.observe.sink import (
     open_file,
     open_stderr,
 )
+from geproxy.terms import Endpoint
 
 LEVELS = ("debug", "info", "warning", "error")
 _DEBUG, _INFO, _WARNING, _ERROR = range(4)
@@ -27,6 +30,15 @@ _REASONS = {
     errno.ELOOP: "it is a symbolic link",
     errno.ENXIO: "nobody reads it",
 }
+
+
+class Failure(NamedTuple):
+    """A client that did not prove who it is."""
+
+    listen: str
+    client: Endpoint
+    user: str | None
+    reason: str
 
 
 class Log:
@@ -42,6 +54,7 @@ class Log:
         self._main = main
         self._access = access
         self._level = LEVELS.index(level)
+        self._failures = Repeats(self._write_failures)
 
     def debug(self, event: str, **fields: object) -> None:
         """Write what only somebody who looks for a fault wants to see."""
@@ -62,6 +75,21 @@ class Log:
         """Write what keeps us from doing our work."""
         self._main.put("error", event, fields)
 
+    def authentication_failed(self, source: Hashable, failure: Failure, count: int) -> None:
+        """Warn that *source* did not prove itself, *count* times; a flood is counted: Repeats."""
+        if self._level <= _WARNING:
+            self._failures.add(source, failure, count)
+
+    def _write_failures(self, newest: Failure, count: int) -> None:
+        fields = {
+            "listen": newest.listen,
+            "client": newest.client,
+            "user": newest.user,
+            "reason": newest.reason,
+        }
+        whole = fields if count == 1 else {**fields, "repeated": count}
+        self._main.put("warning", "auth.fail", whole)
+
     @property
     def writes_sessions(self) -> bool:
         """False where session() writes nothing, and need not be called."""
@@ -73,12 +101,19 @@ class Log:
             self._access.put("info", "session.end", fields)
 
     def flush(self) -> None:
-        """Send what had to wait; called about once a second, and before the end."""
+        """Send what had to wait; called about once a second."""
+        self._failures.flush()
         for sink in self._sinks():
             sink.flush()
 
+    def conclude(self) -> None:
+        """Send all that waits, every count included; called before the end of a process."""
+        self._failures.flush(everything=True)
+        self.flush()
+
     def close(self) -> None:
-        """Flush, then close what open_log opened."""
+        """Conclude, then close what open_log opened."""
+        self._failures.flush(everything=True)
         for sink in self._sinks():
             sink.close()
 

@@ -109,7 +109,7 @@ class Worker:
             interrupt(session, ShutdownError("the proxy stops"))
         self._leave_by = time.monotonic() + FAREWELL_SECONDS
         self._wait_for_sessions()
-        self._assignment.log.flush()
+        self._assignment.log.conclude()
         return 0
 
     def _wait_for_sessions(self) -> None:

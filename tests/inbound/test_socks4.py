@@ -161,6 +161,14 @@ def test_where_users_are_wanted_nobody_gets_in(request_bytes: bytes) -> None:
     assert talk.heard() == REJECTED
 
 
+def test_a_client_that_resets_before_its_refusal_is_refused_all_the_same() -> None:
+    talk = Conversation(IPV4, users_wanted=True)
+    talk.client.abort()
+    error = talk.fail(AuthenticationError)
+    assert isinstance(error, AuthenticationError)
+    assert error.user == "alice"
+
+
 def test_where_users_are_wanted_a_client_that_claims_nothing_does_not_get_in() -> None:
     talk = Conversation(b"\x04\x01\x00\x50\xc0\x00\x02\x07\0", users_wanted=True)
     error = talk.fail(AuthenticationError)

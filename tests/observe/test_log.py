@@ -2,12 +2,15 @@
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from geproxy.errors import StartError
-from geproxy.observe.log import LEVELS, Log, open_log, reopen
+from geproxy.observe.log import LEVELS, Failure, Log, open_log, reopen
+from geproxy.observe.repeats import SINGLE_LINES
+from geproxy.terms import Endpoint, plain_address
 
 
 def events(path: Path) -> list[str]:
@@ -207,3 +210,29 @@ def test_a_file_that_cannot_be_opened_again_leaves_the_log_as_it_was(tmp_path: P
     log.info("a")
     log.close()
     assert events(tmp_path / "log.1") == ["info a"]
+
+
+@pytest.mark.parametrize("finish", [Log.conclude, Log.close])
+def test_failures_that_were_counted_are_written_before_the_end(
+    tmp_path: Path, finish: Callable[[Log], None]
+) -> None:
+    log = open_log(str(tmp_path / "log"), "", "info", "text", clock=lambda: 0.0)
+    failure = Failure("lan", Endpoint(plain_address("192.0.2.1"), 1), "alice", "wrong password")
+    for _ in range(SINGLE_LINES + 37):
+        log.authentication_failed("source", failure, 1)
+    log.flush()
+    assert len(events(tmp_path / "log")) == SINGLE_LINES
+    finish(log)
+    *_, last = (tmp_path / "log").read_text().splitlines()
+    assert last == (
+        "1970-01-01T00:00:00.000Z warning auth.fail listen=lan client=192.0.2.1:1 user=alice"
+        ' reason="wrong password" repeated=37'
+    )
+
+
+def test_failures_below_the_level_are_not_even_counted(tmp_path: Path) -> None:
+    log = open_log(str(tmp_path / "log"), "", "error", "text")
+    failure = Failure("lan", Endpoint(plain_address("192.0.2.1"), 1), None, "wrong password")
+    log.authentication_failed("source", failure, 1)
+    log.close()
+    assert events(tmp_path / "log") == []

@@ -176,6 +176,10 @@ class Proxy:
         """All lines of one *event* so far."""
         return [line for line in self.lines[since:] if line.event == event]
 
+    def failures(self, since: int = 0) -> int:
+        """How many failed authentications the lines stand for so far."""
+        return sum(int(line.fields.get("repeated", 1)) for line in self.events("auth.fail", since))
+
     def _text(self) -> str:
         return "\n".join(line.text for line in self._lines)
 
