@@ -20,13 +20,12 @@ HALF_LIFE_SECONDS = 300.0
 FORGET_SECONDS = 6 * HALF_LIFE_SECONDS  # then 1/64 is left, which changes no order
 ASKING_SOURCES = 8192  # about 4 MiB, which a flood of addresses can fill; the quietest goes first
 # The second within HALF_LIFE_SECONDS. One is a slip, and the next costs an honest client 0.2 s.
-SLIP, SUSPECT_FAILURES = 0.5, 1.5
+SUSPECT_FAILURES = 1.5
 # Different passwords of a source that never was right. An honest one waits a little longer for its
 # third try, and the first right password of a whole office clears all of it.
 SUSPECT_PASSWORDS = 3.0
-# Until a suspect answers for what it was refused, if nothing was proven wrong: after a restart an
-# office comes all at once, and is cleared by its first right password within one second.
-BLAME_SECONDS = 2.0
+# After its first try: after a restart a whole office comes at once, and is cleared in time.
+SUSPECT_SECONDS = 2.0
 
 Rank = tuple[bool, int]
 
@@ -104,10 +103,6 @@ class Standings:
         if account is None:
             return 0
         account.refused += 1
-        if not self.suspects(source):
-            return 0
-        if account.failed < SLIP and time.monotonic() - account.since < BLAME_SECONDS:
-            return 0
         return self.take_refused(source)
 
     def take_refused(self, source: Hashable) -> int:
@@ -122,16 +117,18 @@ class Standings:
         return refused
 
     def suspects(self, source: Hashable) -> bool:
-        """Tell whether *source* seems to guess: it was wrong twice lately, or tried many passwords
-        and never was right.
+        """Tell whether *source* seems to guess: it was wrong twice lately, or has tried several
+        passwords for a while and never was right.
         """
         account = self._accounts.get(source)
         if account is None:
             return False
-        account.age(time.monotonic())
+        now = time.monotonic()
+        account.age(now)
         if account.failed >= SUSPECT_FAILURES:
             return True
-        return account.passwords >= SUSPECT_PASSWORDS and not self._has_proven(source)
+        many = account.passwords >= SUSPECT_PASSWORDS and now >= account.since + SUSPECT_SECONDS
+        return many and not self._has_proven(source)
 
     def rank(self, source: Hashable) -> Rank:
         """Return what orders sources; the lowest comes first.

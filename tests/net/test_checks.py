@@ -19,6 +19,7 @@ from geproxy.errors import (
     UncheckedError,
 )
 from geproxy.net import checks as module
+from geproxy.net import standing
 from geproxy.net.checks import WAITING_LIMIT, Checks
 from geproxy.net.deadline import Deadline
 from geproxy.net.stream import SocketStream
@@ -246,7 +247,10 @@ def test_what_waits_already_moves_with_the_verdict_on_its_source(desk: Desk) -> 
     assert desk.order() == ["guess 0", "guess 1", "newcomer", "guess 2", "guess 3"]
 
 
-def test_an_office_of_newcomers_is_cleared_by_its_first_right_password(desk: Desk) -> None:
+def test_an_office_of_newcomers_is_cleared_by_its_first_right_password(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "SUSPECT_SECONDS", 0.0)
     be_busy(desk)
     for number in range(20):
         desk.ask("5.1", f"colleague {number}", right=True)
