@@ -108,6 +108,7 @@ class Server:
     drain_seconds: float = seconds(30)
     reload_drain_seconds: float = seconds(0)  # 0: until their last session ends
     heartbeat_seconds: float = seconds(10, high=STEP_SECONDS_MAX, zero=False)
+    sandbox: bool = flag(True)
 
     @property
     def worker_count(self) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from geproxy.errors import StartError
 from geproxy.process import about, scoreboard
 from geproxy.process.pidfile import running_pid
+from geproxy.process.sandbox import describe
 
 # Chosen here
 LOOK_SECONDS = 0.02
@@ -127,6 +128,7 @@ class Daemon:
                     "up_datagrams": reading.up_datagrams,
                     "down_datagrams": reading.down_datagrams,
                     "dropped": reading.dropped,
+                    "sandbox": describe(reading.sandbox),
                 }
                 for reading in workers
             ],

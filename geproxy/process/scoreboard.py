@@ -35,11 +35,12 @@ class Reading:
     up_datagrams: int
     down_datagrams: int
     dropped: int
+    sandbox: int  # a Sandbox.word
 
 
 FIELDS = len(dataclasses.fields(Reading))
 WORDS = SLOT_BYTES // WORD_BYTES
-BEAT, COUNTS = 2, 3  # places: the counts are all fields behind the beat
+BEAT, COUNTS, SANDBOX = 2, 3, FIELDS - 1  # places: the counts are the fields between
 
 
 class Slot:
@@ -52,10 +53,14 @@ class Slot:
         self.index = index
 
     def beat(self, *counts: int) -> None:
-        """Say that the loop turns, and what it has done so far: Reading's fields from sessions."""
+        """Say that the loop turns, and what it has done so far: Reading's sessions to dropped."""
         for place, count in enumerate(counts, COUNTS):
             self._words[place] = count
         self._words[BEAT] = time.monotonic_ns()
+
+    def confined(self, word: int) -> None:
+        """Say which sandbox the worker is in, as Sandbox.word has it."""
+        self._words[SANDBOX] = word
 
     def read(self) -> Reading:
         """Copy the words out."""

@@ -16,6 +16,7 @@ from types import FrameType
 from setproctitle import setproctitle
 
 from geproxy.errors import GeproxyError, ShutdownError
+from geproxy.net import sockopt
 from geproxy.net.accept import Gate, accept_clients
 from geproxy.net.greenlets import (
     Event,
@@ -35,6 +36,7 @@ from geproxy.process.control import Verb
 from geproxy.process.heap import return_large_blocks, search_seldom
 from geproxy.process.listeners import DATAGRAM, STREAM
 from geproxy.process.privileges import prepare, settle
+from geproxy.process.sandbox import Sandbox, describe
 from geproxy.process.slots import Slots
 from geproxy.seams import Listener
 from geproxy.session import serve
@@ -70,9 +72,16 @@ def main(assignment: Assignment) -> int:
         assignment.salts,
         assignment.datagram_salts,
     )
+    sockopt.exercise()
+    sandbox = Sandbox()
+    confined = assignment.settings.server.sandbox
+    if confined:
+        sandbox.confine_files()
     site.exercise()
     settle(assignment.settings.account)
-    assignment.log.debug("worker.start", worker=assignment.number, loop=loop)
+    if confined:
+        sandbox.confine_calls()
+    _tell(assignment, sandbox, loop)
     worker = Worker(assignment, site)
     signal.signal(signal.SIGTERM, worker.asked_to_leave)
     assignment.slot.beat()  # or all the time until here would count as silence
@@ -240,6 +249,14 @@ class Worker:
             moved.down_datagrams,
             moved.dropped + self._slots.dropped,
         )
+
+
+def _tell(assignment: Assignment, sandbox: Sandbox, loop: str) -> None:
+    assignment.slot.confined(sandbox.word)
+    for part, reason in sandbox.faults.items():
+        assignment.log.debug("sandbox.fail", part=part, reason=reason)
+    walls = describe(sandbox.word)
+    assignment.log.debug("worker.start", worker=assignment.number, loop=loop, sandbox=walls)
 
 
 def _set_title(number: int, sessions: int) -> None:
