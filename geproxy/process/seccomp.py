@@ -102,7 +102,9 @@ def _decisions(pid: int) -> list[tuple[Numbers, Block]]:
         *((numbers, REFUSE) for numbers in syscalls.REFUSED.values()),
         *((numbers, MISS) for numbers in syscalls.MISSING.values()),
         *((numbers, _only_to(pid)) for numbers in syscalls.TO_A_PROCESS.values()),
+        (syscalls.PRLIMIT, (_load(0), *_one_of([0, pid], ALLOW))),  # 0 is who asks
         (syscalls.SOCKET, _socket_block()),
+        (syscalls.SOCKETPAIR, (_load(0), *_one_of([socket.AF_UNIX], ALLOW))),
         (syscalls.CLONE, _clone_block()),
         (syscalls.IOCTL, _ioctl_block()),
         (syscalls.OPEN, _open_block(1)),

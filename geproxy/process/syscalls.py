@@ -45,6 +45,7 @@ REFUSED = {
     "userfaultfd": Numbers(323, 282), "add_key": Numbers(248, 217),
     "request_key": Numbers(249, 218), "keyctl": Numbers(250, 219),
     "io_uring_setup": _same(425), "io_uring_enter": _same(426), "io_uring_register": _same(427),
+    "io_setup": Numbers(206, 0),
     "fanotify_init": Numbers(300, 262), "fanotify_mark": Numbers(301, 263),
     "vmsplice": Numbers(278, 75), "memfd_secret": _same(447),
     "mbind": Numbers(237, 235), "get_mempolicy": Numbers(239, 236),
@@ -100,6 +101,8 @@ CLONE = Numbers(56, 220)
 IOCTL = Numbers(16, 29)
 OPEN = Numbers(2, None)
 OPENAT = Numbers(257, 56)
+SOCKETPAIR = Numbers(53, 199)
+PRLIMIT = Numbers(302, 261)
 TO_A_PROCESS = {
     "kill": Numbers(62, 129), "tgkill": Numbers(234, 131),
     "rt_sigqueueinfo": Numbers(129, 138), "rt_tgsigqueueinfo": Numbers(297, 240),

@@ -29,16 +29,17 @@ def test_the_memory_holds_two_cache_lines_per_slot_in_the_order_of_the_fields() 
     taken(scoreboard, 11, 1)
     second = taken(scoreboard, 22, 2)
     second.beat(3, 4, 5, 6, 7, 8, 9, 10)
+    second.confined(263)
     memory = memory_of(scoreboard)
     assert len(memory) == SLOTS * SLOT_BYTES
     assert SLOT_BYTES == 128
     words = struct.unpack_from("=16Q", memory, second.index * SLOT_BYTES)
-    assert words[len(NAMES) :] == (0,) * 5, "room for more"
+    assert words[len(NAMES) :] == (0,) * 4, "room for more"
     seen = dict(zip(NAMES, words, strict=False))
     assert seen.pop("beat_ns") > 0
     assert seen == {
         "pid": 22, "number": 2, "sessions": 3, "served": 4, "up_bytes": 5, "down_bytes": 6,
-        "associations": 7, "up_datagrams": 8, "down_datagrams": 9, "dropped": 10,
+        "associations": 7, "up_datagrams": 8, "down_datagrams": 9, "dropped": 10, "sandbox": 263,
     }  # fmt: skip
 
 
@@ -56,10 +57,12 @@ def test_a_beat_alone_counts_nothing_and_forgets_nothing() -> None:
     slot = taken(Scoreboard())
     slot.beat()
     assert slot.read().beat_ns > 0
-    assert dataclasses.replace(slot.read(), beat_ns=0) == Reading(1, 1, *(0,) * 9)
+    assert dataclasses.replace(slot.read(), beat_ns=0) == Reading(1, 1, *(0,) * 10)
     slot.beat(1, 2, 3, 4, 5, 6, 7, 8)
+    slot.confined(9)
     slot.beat()
-    assert dataclasses.replace(slot.read(), beat_ns=0) == Reading(1, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8)
+    told = Reading(1, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    assert dataclasses.replace(slot.read(), beat_ns=0) == told
 
 
 def test_a_claimed_slot_is_not_given_again_until_it_is_free() -> None:
@@ -76,7 +79,7 @@ def test_a_claim_forgets_what_the_one_before_has_counted() -> None:
     slot = taken(Scoreboard(), 11, 1)
     slot.beat(1, 2, 3, 4, 5, 6, 7, 8)
     slot.claim(12, 1)
-    assert slot.read() == Reading(12, 1, *(0,) * 9)
+    assert slot.read() == Reading(12, 1, *(0,) * 10)
 
 
 def test_a_full_board_has_no_slot_and_says_so() -> None:
@@ -115,7 +118,7 @@ def test_what_a_child_writes_its_parent_reads(numbers: tuple[int, ...]) -> None:
     assert os.waitpid(pid, 0) == (pid, 0)
     reading = slot.read()
     assert (reading.pid, reading.number) == (11, 7)
-    assert dataclasses.astuple(reading)[3:] == numbers
+    assert dataclasses.astuple(reading)[3:-1] == numbers
     assert reading.beat_ns > 0
 
 
