@@ -274,3 +274,18 @@ def test_paths_that_are_missing_are_passed_over_and_the_root_is_never_readable()
 )
 def test_a_word_tells_the_walls(abi: int, seccomp: bool, text: str) -> None:
     assert describe(Sandbox(abi, seccomp).word) == text
+
+
+@pytest.mark.usefixtures("both")
+def test_what_proc_says_once_is_remembered_in_the_sandbox_and_missed_without_harm() -> None:
+    code = """
+from geproxy.net import sockopt
+sockopt.NOTSENT_LOWAT = "/proc/self/comm" if {early} else "/proc/sys/net/ipv4/tcp_notsent_lowat"
+Path("/proc/self/comm").write_text("16384")
+if {early}:
+    sockopt.exercise()
+enter()
+print(json.dumps([sockopt._limits_unsent(), attempt(open, "/proc/sys/net/ipv4/tcp_notsent_lowat")]))
+"""
+    assert run(code.format(early=True)) == [True, 13]
+    assert run(code.format(early=False)) == [False, 13]
