@@ -34,7 +34,7 @@ for_root = pytest.mark.skipif(os.geteuid() != 0, reason="for root")
 UP_BYTES, DOWN_BYTES = 30_000, 30_000
 WORKER_KEYS = {
     *("worker", "pid", "sessions", "associations", "served", "up_bytes", "down_bytes"),
-    *("up_datagrams", "down_datagrams", "dropped"),
+    *("up_datagrams", "down_datagrams", "dropped", "sandbox"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 from tests.support.proxy import Proxy, command
 
@@ -13,5 +14,10 @@ def counters(proxy: Proxy) -> dict[str, int]:
     """The numbers that status --json gives, summed over the workers."""
     done = command("status", "-f", str(proxy.folder / "geproxy.conf"), "--json")
     assert done.returncode == 0, done.stderr
-    workers: list[dict[str, int]] = json.loads(done.stdout)["workers"]
-    return {name: sum(worker[name] for worker in workers) for name in workers[0]}
+    workers: list[dict[str, int | str]] = json.loads(done.stdout)["workers"]
+    counted: Counter[str] = Counter()
+    for worker in workers:
+        for name, value in worker.items():
+            if isinstance(value, int):
+                counted[name] += value
+    return dict(counted)
