@@ -27,7 +27,6 @@ MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS
 BURST_BYTES = socket.CMSG_SPACE(4)  # of ancillary data: the size of a burst's datagrams
 
 # Chosen here
-TURN = 32  # datagrams, or bursts, in a row from one socket; then others have their turn
 QUEUE_LIMIT = 256  # datagrams that wait for the end of the turn, and at most so many bytes:
 QUEUE_BYTES = 1 << 20
 

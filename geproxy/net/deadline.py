@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from gevent import get_hub, getcurrent, sleep
+from gevent import get_hub, getcurrent
 from gevent.event import Event
 
 from geproxy.errors import DeadlineError, GeproxyError
+from geproxy.net.timeslice import begin, give_way
 from geproxy.streams import Stream
 
 ABSORB_BYTES = 64 * 1024
@@ -54,9 +56,11 @@ def absorb(stream: Stream) -> None:
 
     The end of the stream changes nothing. Raises ResetError when the other side is gone.
     """
+    slice_ends = begin()
     try:
         while stream.recv(ABSORB_BYTES):
-            sleep(0)  # whoever floods us has no more than a turn
+            if monotonic() >= slice_ends:
+                slice_ends = give_way()
         Event().wait()
     except DeadlineError:
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from gevent import get_hub, sleep
@@ -13,6 +14,7 @@ from geproxy.net.dial import dial_error
 from geproxy.net.ports import bind_in
 from geproxy.net.sockopt import prepare_listening, unpace_loopback
 from geproxy.net.stream import SocketStream
+from geproxy.net.timeslice import begin, give_way
 from geproxy.net.watchers import READ
 from geproxy.terms import Address, Endpoint
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 # Chosen here
 BACKLOG = 128  # strangers may fill it; each is closed as fast as we can, and the peer tries again
-TURN = 32  # strangers in a row; then others have their turn
 PAUSE_SECONDS = 0.1  # out of descriptors: as where clients are accepted
 
 
@@ -57,22 +58,24 @@ class PeerPort:
         """Wait for the peer. Strangers are closed, and the port goes on waiting."""
         if self._watcher is None:
             self._watcher = get_hub().loop.io(self._socket.fileno(), READ)
+        slice_ends = begin()
         while True:
-            for _ in range(TURN):
-                try:
-                    sock, sockaddr = self._socket.accept()
-                except BlockingIOError:
-                    get_hub().wait(self._watcher)
-                    continue
-                except OSError:
-                    sleep(PAUSE_SECONDS)
-                    continue
-                peer = Endpoint.from_sockaddr(sockaddr)
-                if self._expected is None or peer.host in self._expected:
-                    unpace_loopback(sock, sockaddr[0])
-                    return SocketStream(sock, peer)
-                sock.close()
-            sleep(0)
+            if monotonic() >= slice_ends:
+                slice_ends = give_way()
+            try:
+                sock, sockaddr = self._socket.accept()
+            except BlockingIOError:
+                get_hub().wait(self._watcher)
+                slice_ends = begin()
+                continue
+            except OSError:
+                sleep(PAUSE_SECONDS)
+                continue
+            peer = Endpoint.from_sockaddr(sockaddr)
+            if self._expected is None or peer.host in self._expected:
+                unpace_loopback(sock, sockaddr[0])
+                return SocketStream(sock, peer)
+            sock.close()
 
     def close(self) -> None:
         """Stop listening; the watcher first, for the loop must not see a reused descriptor."""

@@ -103,6 +103,7 @@ class Worker:
         self._serving = False
         self._served = 0
         self._complained = 0.0
+        self._moved = (0, 0, 0, 0, 0)  # bytes up and down, datagrams up and down, dropped
         self._leave_by = math.inf  # monotonic; inf: when the last session has ended
         self._leaving = Event()
         self._news = Event()  # while leaving: a session has ended, or the time has changed
@@ -110,6 +111,7 @@ class Worker:
     def run(self) -> int:
         """Listen to the master, and leave when everything is done."""
         spawn(self._tick)
+        spawn(self._sweep)
         spawn(self._obey)
         spawn(self._site.discover)
         self._leaving.wait()
@@ -223,31 +225,48 @@ class Worker:
     # -- how it goes -------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        relays, associations = self._site.relays, self._site.associations
-        pause_seconds = min(BEAT_SECONDS, relays.sweep_seconds, associations.sweep_seconds)
         shown = 0
         while True:
-            relays.sweep(time.monotonic())
-            associations.sweep(time.monotonic())
             self._beat()
             if shown != len(self._sessions):
                 shown = len(self._sessions)
                 _set_title(self._assignment.number, shown)
             self._site.log.flush()
-            sleep(pause_seconds)
+            sleep(self._pause_seconds)
+
+    def _sweep(self) -> None:
+        """Look at all that lives, again and again: it gives way, which no beat may wait for."""
+        relays, associations = self._site.relays, self._site.associations
+        while True:
+            relays.sweep(time.monotonic())
+            associations.sweep(time.monotonic())
+            up_bytes, down_bytes = relays.totals()
+            moved = associations.totals()
+            self._moved = (
+                up_bytes + moved.up_bytes,
+                down_bytes + moved.down_bytes,
+                moved.up_datagrams,
+                moved.down_datagrams,
+                moved.dropped,
+            )
+            sleep(self._pause_seconds)
+
+    @property
+    def _pause_seconds(self) -> float:
+        relays, associations = self._site.relays, self._site.associations
+        return min(BEAT_SECONDS, relays.sweep_seconds, associations.sweep_seconds)
 
     def _beat(self) -> None:
-        up_bytes, down_bytes = self._site.relays.totals()
-        moved = self._site.associations.totals()
+        up_bytes, down_bytes, up_datagrams, down_datagrams, dropped = self._moved
         self._assignment.slot.beat(
             len(self._sessions),
             self._served,
-            up_bytes + moved.up_bytes,
-            down_bytes + moved.down_bytes,
+            up_bytes,
+            down_bytes,
             len(self._site.associations),
-            moved.up_datagrams,
-            moved.down_datagrams,
-            moved.dropped + self._slots.dropped,
+            up_datagrams,
+            down_datagrams,
+            dropped + self._slots.dropped,
         )
 
 

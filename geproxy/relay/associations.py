@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from geproxy.errors import GeproxyError, IdleError
 from geproxy.net.budget import Budget
-from geproxy.net.datagram import TURN
-from geproxy.net.greenlets import sleep, spawn
+from geproxy.net.greenlets import spawn
+from geproxy.net.timeslice import in_slices
 from geproxy.relay.datagram import Association
 from geproxy.seams import Datagrams
 
@@ -69,13 +69,15 @@ class Associations:
     def sweep(self, now_seconds: float) -> None:
         """Tell those that were quiet for too long, and have silent ways out follow the world.
 
-        *now_seconds* is monotonic.
+        *now_seconds* is monotonic. Gives way between slices, so that others join and leave.
         """
         forget = now_seconds - self._forgot >= FORGET_SECONDS
         if forget:
             self._forgot = now_seconds
         silent: list[tuple[Association, Datagrams]] = []
-        for association in self._live:
+        for association in in_slices(list(self._live)):
+            if association not in self._live:
+                continue
             if forget:
                 association.forget()
             silent += [(association, way) for way in association.silent_ways()]
@@ -94,11 +96,9 @@ class Associations:
     def _renew(self, silent: list[tuple[Association, Datagrams]]) -> None:
         """Renew one after the other, since those of one peer wait for the same look-up."""
         try:
-            for number, (association, way) in enumerate(silent, start=1):
+            for association, way in in_slices(silent):
                 if association in self._live:
                     _renew_way(association, way)
-                if not number % TURN:
-                    sleep(0)
         finally:
             self._renewing = False
 
@@ -108,11 +108,18 @@ class Associations:
         return min(max(self.idle_seconds / 4, 0.25), 5.0)
 
     def totals(self) -> Totals:
-        """Count everything since this worker started, the live associations' included."""
-        totals = self._ended
-        for association in self._live | self._ending:
-            totals = _sum(totals, association)
-        return totals
+        """Count everything since this worker started, the live associations' included.
+
+        Gives way between slices. Those that end meanwhile are counted once, as they are then.
+        """
+        up_datagrams, down_datagrams, up_bytes, down_bytes, dropped = self._ended
+        for association in in_slices([*self._live, *self._ending]):
+            up_datagrams += association.up_datagrams
+            down_datagrams += association.down_datagrams
+            up_bytes += association.up_bytes
+            down_bytes += association.down_bytes
+            dropped += association.dropped.total()
+        return Totals(up_datagrams, down_datagrams, up_bytes, down_bytes, dropped)
 
 
 def _renew_way(association: Association, way: Datagrams) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from geproxy.errors import DeniedError, DropError, GeproxyError
 from geproxy.net.budget import Budget
-from geproxy.net.datagram import TURN
-from geproxy.net.greenlets import Crew, sleep
+from geproxy.net.greenlets import Crew
+from geproxy.net.timeslice import begin, give_way
 from geproxy.net.udp import head_of, target_of
 from geproxy.relay.queue import Queue
 from geproxy.seams import Datagrams, Outbound, Place, Route
@@ -34,25 +35,9 @@ class Association:
     """
 
     __slots__ = (
-        "_decide",
-        "_filtering",
-        "_found",
-        "_found_bytes",
-        "_holding",
-        "_reply",
-        "_seen",
-        "_waiting",
-        "_ways",
-        "client",
-        "crew",
-        "down_bytes",
-        "down_datagrams",
-        "dropped",
-        "ended",
-        "questions",
-        "quiet_since",
-        "up_bytes",
-        "up_datagrams",
+        *("_decide", "_filtering", "_found", "_found_bytes", "_holding", "_reply", "_seen"),
+        *("_waiting", "_ways", "client", "crew", "down_bytes", "down_datagrams", "dropped"),
+        *("ended", "questions", "quiet_since", "up_bytes", "up_datagrams"),
     )
 
     def __init__(
@@ -185,25 +170,29 @@ class Association:
 
     def _carry_down(self, way: Datagrams) -> None:
         """Take what comes back by *way* to the client, for ever."""
-        receive, reply = way.receive, self._reply
+        take_down = self._take_down
+        slice_ends = begin()
         while True:
-            turn = TURN
-            while turn or way.in_burst:
-                if not way.in_burst:
-                    turn -= 1
-                try:
-                    received = receive()
-                    if received is None:
-                        way.wait_readable()
-                        continue
-                    head, data = received
-                    reply(head, data)
-                except GeproxyError as error:
-                    self.dropped[error.code] += 1
-                    continue
-                self.down_datagrams += 1
-                self.down_bytes += len(data)
-            sleep(0)
+            if monotonic() >= slice_ends:
+                slice_ends = give_way()
+            if not take_down(way):
+                way.wait_readable()
+                slice_ends = begin()
+
+    def _take_down(self, way: Datagrams) -> bool:
+        """Take the next datagram of *way* to the client; False where there is none."""
+        try:
+            received = way.receive()
+            if received is None:
+                return False
+            head, data = received
+            self._reply(head, data)
+        except GeproxyError as error:
+            self.dropped[error.code] += 1
+            return True
+        self.down_datagrams += 1
+        self.down_bytes += len(data)
+        return True
 
     # -- its life --------------------------------------------------------------------------------
 
@@ -254,6 +243,8 @@ class Association:
         """Return the ways for another worker: by name what each must know, and the descriptors."""
         known, descriptors = [], []
         for name, way in self._ways.items():
+            while way.in_burst:  # the kernel has given it: the other worker cannot read it
+                self._take_down(way)
             descriptor, what = way.duplicate()
             descriptors.append(descriptor)
             known.append((name, what))

@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
+from time import monotonic
 from typing import Any, Protocol
 
-from geproxy.errors import GeproxyError, LimitError
-from geproxy.net.datagram import TURN, DatagramSocket, Place
-from geproxy.net.greenlets import sleep, spawn
+from geproxy.errors import GeproxyError, LimitError, ShutdownError
+from geproxy.net.datagram import DatagramSocket, Place
+from geproxy.net.greenlets import spawn
+from geproxy.net.timeslice import begin, give_way
 from geproxy.relay.datagram import Association, Ended, Reply
 from geproxy.seams import DatagramCodec
 from geproxy.terms import Endpoint
@@ -59,26 +61,35 @@ class Mappings:
 
     def run(self) -> None:
         """Carry what clients send, until something is thrown into this greenlet."""
-        receive, read = self._clients.receive, self._codec.read
-        while True:
-            turn = TURN
-            while turn or self._clients.in_burst:
-                if not self._clients.in_burst:
-                    turn -= 1
-                received = receive()
-                if received is None:
+        take_up = self._take_up
+        slice_ends = begin()
+        try:
+            while True:
+                if monotonic() >= slice_ends:
+                    slice_ends = give_way()
+                if not take_up():
                     self._clients.wait_readable()
-                    continue
-                datagram, source = received
-                try:
-                    message = read(datagram)
-                    association = self._live.get(source) or self._add(source)
-                except GeproxyError as error:
-                    self.dropped[error.code] += 1
-                    continue
-                if message is not None:
-                    association.send(*message)
-            sleep(0)
+                    slice_ends = begin()
+        except ShutdownError:
+            while self._clients.in_burst:  # the kernel has given it: no other worker can read it
+                take_up()
+            raise
+
+    def _take_up(self) -> bool:
+        """Carry the next datagram; False where there is none."""
+        received = self._clients.receive()
+        if received is None:
+            return False
+        datagram, source = received
+        try:
+            message = self._codec.read(datagram)
+            association = self._live.get(source) or self._add(source)
+        except GeproxyError as error:
+            self.dropped[error.code] += 1
+            return True
+        if message is not None:
+            association.send(*message)
+        return True
 
     def _add(self, source: Place) -> Association:
         if len(self._live) >= MAPPINGS:

@@ -10,6 +10,7 @@ from geproxy.net.both import run_both
 from geproxy.net.buffers import BufferPool
 from geproxy.net.forward import Flow, forward, move
 from geproxy.net.greenlets import getcurrent, greenlet, interrupt
+from geproxy.net.timeslice import in_slices
 from geproxy.relay.stuck import StuckReaders
 from geproxy.streams import Stream
 
@@ -74,8 +75,13 @@ class Relays:
         return None if flow.ended or flow.broken else source
 
     def sweep(self, now_seconds: float) -> None:
-        """End what has been quiet for too long; *now_seconds* is monotonic."""
-        for relay in self._live:
+        """End what has been quiet for too long; *now_seconds* is monotonic.
+
+        Gives way between slices, so that others begin and end.
+        """
+        for relay in in_slices(list(self._live)):
+            if relay not in self._live:
+                continue  # its owner may do another's work by now
             moved = relay.moved()
             self._stuck.look(relay, relay.moved_bytes)
             if moved:
@@ -104,10 +110,15 @@ class Relays:
         return min(max(min(self._idle_seconds, self._half_close_seconds) / 4, 0.25), 5.0)
 
     def totals(self) -> tuple[int, int]:
-        """Bytes up and down since this worker started, the live relays' included."""
-        up = self._ended_up_bytes + sum(relay.up.bytes for relay in self._live)
-        down = self._ended_down_bytes + sum(relay.down.bytes for relay in self._live)
-        return up, down
+        """Bytes up and down since this worker started, the live relays' included.
+
+        Gives way between slices. Those that end meanwhile are counted once, as they are then.
+        """
+        up_bytes, down_bytes = self._ended_up_bytes, self._ended_down_bytes
+        for relay in in_slices(list(self._live)):
+            up_bytes += relay.up.bytes
+            down_bytes += relay.down.bytes
+        return up_bytes, down_bytes
 
 
 class _Relay:

@@ -7,6 +7,7 @@ import socket
 import struct
 import termios
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gevent
@@ -40,6 +41,7 @@ from tests.support.conformance import (
     until,
 )
 from tests.support.daemon import descriptors
+from tests.support.floods import FEW, Flood, items_before_others
 from tests.support.memory import CAPACITY_BYTES, MemoryStream, memory_pair
 from tests.support.pools import CountedPool
 
@@ -231,39 +233,23 @@ def test_a_reset_of_the_sink_is_raised(line: Line) -> None:
 
 def test_whoever_never_has_to_wait_lets_the_others_have_their_turn() -> None:
     """A fast source and a fast sink must not hold up the loop: all deadlines are there."""
-    turns = 0
-    moved = 200 * 65_536
 
     class Endless(MemoryStream):
-        """Has bytes whenever it is asked, up to *moved*, and takes all it is given."""
-
-        left = moved
+        """Has bytes whenever it is asked, and takes all it is given."""
 
         def recv_into(self, buffer: memoryview) -> int | None:
-            size = min(len(buffer), self.left)
-            self.left -= size
-            return size
+            flood.item()
+            return len(buffer)
 
         def send_all(self, data: bytes | memoryview) -> None:
             pass
 
+    flood = Flood()
     endless = Endless.__new__(Endless)
     one, other = memory_pair()
     endless.__dict__.update(one.__dict__)
-
-    def live() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            gevent.sleep(0)
-
-    with beside(live) as (living,):
-        gevent.sleep(0)
-        before, flow = turns, Flow()
-        forward(endless, endless, flow, BufferPool())
-        assert flow.bytes == moved
-        assert turns - before >= 3, "nobody else had a turn"
-        living.kill()
+    run = partial(forward, endless, endless, Flow(), BufferPool())
+    assert items_before_others(run, flood) < FEW
     other.close()
 
 

@@ -24,6 +24,7 @@ from tests.support.conformance import (
     settle,
     until,
 )
+from tests.support.floods import FEW, Flood, items_before_others
 
 LOOPBACK = IPv4Address("127.0.0.1")
 PEER = IPv4Address("127.0.0.2")
@@ -90,7 +91,7 @@ def test_any_address_of_the_expected_peer_will_do() -> None:
 
 def test_strangers_are_closed_and_the_port_goes_on_waiting() -> None:
     with port_for(PEER) as port, beside(port.accept) as (accepting,), ExitStack() as held:
-        for _ in range(3 * peerport.TURN):
+        for _ in range(100):
             assert is_closed(held.enter_context(coming(STRANGER, port.bound)))
         assert not accepting.dead
         peer = held.enter_context(coming(str(PEER), port.bound))
@@ -255,3 +256,23 @@ def test_where_no_way_leads_there_is_no_address() -> None:
     with pytest.raises(DialError) as caught:
         address_towards(IPv4Address("255.255.255.255"))
     assert caught.value.code == "unreachable"
+
+
+def test_strangers_who_come_and_come_leave_others_their_turn() -> None:
+    class Slow:
+        """A listening socket for which each stranger is much work."""
+
+        def __init__(self, sock: socket.socket) -> None:
+            self._sock = sock
+            self.fileno, self.close = sock.fileno, sock.close
+
+        def accept(self) -> tuple[socket.socket, object]:
+            flood.item()
+            return self._sock.accept()
+
+    flood = Flood()
+    with port_for(PEER) as port, ExitStack() as held:
+        for _ in range(2 * FEW):
+            held.enter_context(coming(STRANGER, port.bound))
+        port._socket = Slow(port._socket)  # type: ignore[assignment]
+        assert items_before_others(port.accept, flood) < FEW

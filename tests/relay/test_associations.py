@@ -1,8 +1,10 @@
 """All associations of a worker: who was quiet for too long, and what was moved in all."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from ipaddress import IPv4Address
 
 import gevent
@@ -16,6 +18,7 @@ from geproxy.terms import Endpoint
 from tests.support.associations import Around, association
 from tests.support.conformance import HARD_SECONDS, beside, settle
 from tests.support.datagrams import udp_peer
+from tests.support.floods import FEW, Flood, items_before_others
 
 NOW = 10_000.0
 IDLE_SECONDS = 300.0
@@ -208,6 +211,72 @@ def test_a_bug_in_a_renewal_ends_the_one_association(around: Around) -> None:
         settle()
         assert (around.ended, other.ended) == ([bug.fault], [])
         assert well.renewed == 1
+
+
+class Slow(Silent):
+    """One that takes a while to be looked at, and to be renewed."""
+
+    def __init__(self, flood: Flood) -> None:
+        super().__init__()
+        self.flood = flood
+
+    def take_silence(self) -> bool:
+        """Say so, after a while."""
+        self.flood.item()
+        return True
+
+    def renew(self, client: object) -> None:
+        """Take a while."""
+        self.flood.item()
+
+
+def test_sweeps_renewals_and_totals_of_many_leave_others_their_turn() -> None:
+    flood = Flood()
+
+    class Many(Counter[str]):
+        """The drops of one, which take a while to be counted."""
+
+        def total(self) -> int:
+            """Take a while."""
+            flood.item()
+            return 1
+
+    with ExitStack() as stack:
+        arounds = [stack.enter_context(association()) for _ in range(4 * FEW)]
+        associations = watched(*arounds)
+        for one in arounds:
+            one.association._ways = {"slow": Slow(flood)}  # type: ignore[dict-item]
+            one.association.dropped = Many()
+        assert items_before_others(lambda: associations.sweep(NOW), flood) < FEW
+        flood.items = 0
+        silent = [
+            (one.association, way) for one in arounds for way in one.association.silent_ways()
+        ]
+        flood.items = 0
+        renew = partial(associations._renew, silent)
+        assert items_before_others(renew, flood) < FEW
+        flood.items = 0
+        assert items_before_others(associations.totals, flood) < FEW
+        assert associations.totals().dropped == len(arounds)
+
+
+def test_who_ends_while_a_sweep_gives_way_is_let_alone() -> None:
+    flood = Flood()
+    with ExitStack() as stack:
+        arounds = [stack.enter_context(association()) for _ in range(FEW)]
+        associations = watched(*arounds)
+        associations.sweep(NOW)
+        for one in arounds:
+            one.association._ways = {"slow": Slow(flood)}  # type: ignore[dict-item]
+
+        def end_all() -> None:
+            for one in arounds:
+                associations.end(one.association)
+
+        sweep = partial(associations.sweep, NOW + IDLE_SECONDS)
+        with beside(sweep, end_all) as (sweeping, ending):
+            gevent.joinall([sweeping, ending], raise_error=True)
+        assert 0 < sum(bool(one.ended) for one in arounds) < FEW
 
 
 # -- totals --------------------------------------------------------------------------------------

@@ -3,23 +3,28 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from ipaddress import IPv4Address, ip_address
+from typing import cast
 
 import gevent
 import pytest
 
 from geproxy.errors import DropError, ShutdownError
+from geproxy.net.datagram import MAX_SEGMENTS
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import interrupt
 from geproxy.outbound.direct import DirectDatagrams
 from geproxy.relay import datagram
 from geproxy.relay.datagram import WAITING_NAMES
 from geproxy.relay.queue import WAITING_BYTES, WAITING_DATAGRAMS
+from geproxy.seams import Datagrams
 from geproxy.terms import Endpoint, Filtering
 from geproxy.wire.address import encode_address
 from tests.support.associations import Around, association
 from tests.support.conformance import HARD_SECONDS, settle, until
 from tests.support.datagrams import MAX_PAYLOAD_BYTES, udp_peer
+from tests.support.floods import FEW, Flood, items_before_others
 
 LOOPBACK = IPv4Address("127.0.0.1")
 WAITS = pytest.mark.parametrize("waits", [False, True], ids=["opened at once", "in its own time"])
@@ -570,3 +575,38 @@ def test_where_others_hold_all_memory_a_target_is_reached_all_the_same() -> None
             _, source = there.receive()
             there.send(b"answer", source)
         around.wait_for_replies(3)
+
+
+def test_a_target_that_floods_leaves_others_their_turn() -> None:
+    class Way(Flood):
+        """A way by which more comes back than anybody can read."""
+
+        def receive(self) -> tuple[bytes, bytes]:
+            self.item()
+            return b"head", b"data"
+
+        def on_loss(self, lost: object) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    way = Way()
+    with association() as around:
+        take = partial(around.association.take, "way", cast(Datagrams, way))
+        assert items_before_others(take, way) < FEW
+
+
+def test_what_was_taken_of_a_burst_reaches_the_client_before_another_worker_goes_on() -> None:
+    with association() as around, udp_peer() as target:
+        around.send(target.endpoint)
+        source = target.receive()[1]
+        (way,) = around.association._ways.values()
+        target.send_burst(bytes(MAX_SEGMENTS), 1, Endpoint(LOOPBACK, source.port))
+        around.association.crew.end()  # nobody reads, as between two turns
+        assert way.receive() is not None
+        assert way.in_burst
+        _, descriptors = around.association.duplicate()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        assert len(around.replies) == MAX_SEGMENTS - 1

@@ -10,6 +10,7 @@ import gevent
 import pytest
 
 from geproxy.errors import DeniedError, GeproxyError, LimitError, ProtocolError, ShutdownError
+from geproxy.net.datagram import MAX_SEGMENTS
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import interrupt
 from geproxy.net.udp import open_towards_clients
@@ -22,6 +23,7 @@ from geproxy.wire.address import encode_address
 from tests.support.associations import Around
 from tests.support.conformance import HARD_SECONDS, settle, until
 from tests.support.datagrams import Peer, send_nothing_more, udp_peer
+from tests.support.floods import Flood, items_before_others
 
 LOOPBACK = IPv4Address("127.0.0.1")
 
@@ -343,3 +345,25 @@ def test_the_loss_of_a_client_that_is_no_more_is_nobodys(listener: Listener) -> 
         until(lambda: listener.parted)
         assert association.counts() == (1, 8, 0, 0, {})
         listener.meets(client)
+
+
+def test_a_burst_that_nobody_can_read_leaves_others_their_turn_and_is_carried_when_reading_ends(
+    listener: Listener, target: Peer
+) -> None:
+    flood = Flood()
+
+    class Slow(Lines):
+        def read(self, datagram: bytes) -> tuple[bytes, bytes] | None:
+            flood.item()
+            return super().read(datagram)
+
+    listener.mappings._codec = Slow(target.endpoint)
+    with udp_peer() as client:
+        client.send_burst(b">" * MAX_SEGMENTS, 1, listener.where)
+        assert items_before_others(settle, flood) < MAX_SEGMENTS
+        interrupt(listener.reading, ShutdownError("no more clients"))
+        with pytest.raises(ShutdownError):
+            listener.reading.get()
+        assert flood.items == MAX_SEGMENTS, "a part of a burst is lost"
+        (association,) = listener.of
+        until(lambda: association.up_datagrams == MAX_SEGMENTS)

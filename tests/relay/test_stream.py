@@ -3,8 +3,9 @@
 import socket
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import gevent
 import pytest
@@ -23,14 +24,15 @@ from geproxy.errors import (
 from geproxy.net.buffers import BUFFER_BYTES, BufferPool
 from geproxy.net.deadline import Deadline
 from geproxy.net.forward import Flow
-from geproxy.net.greenlets import interrupt
+from geproxy.net.greenlets import Event, interrupt
 from geproxy.net.sealed import SealedStream
 from geproxy.net.sockopt import CAPPED_BYTES, SO_BUF_LOCK, TCP_CLOSE
-from geproxy.relay.stream import ASK_SECONDS, Relays
+from geproxy.relay.stream import ASK_SECONDS, Relays, _Relay
 from geproxy.streams import Stream
 from tests.support.conformance import (
     HARD_SECONDS,
     MakePair,
+    beside,
     noise,
     read_exactly,
     read_to_end,
@@ -38,8 +40,9 @@ from tests.support.conformance import (
     tcp_pair,
     until,
 )
+from tests.support.floods import FEW, Flood, items_before_others
 from tests.support.living import left_since, living, set_heap_aside
-from tests.support.memory import memory_pair
+from tests.support.memory import NoKernel, memory_pair
 
 IDLE_SECONDS, HALF_CLOSE_SECONDS = 100.0, 10.0
 STUCK_BYTES = 1 << 30
@@ -647,3 +650,43 @@ def test_a_side_that_answers_nothing_while_bytes_wait_for_it_ends_the_relay_at_o
     assert session.over
     assert isinstance(session.end(), DeadlineError)
     upload.kill()
+
+
+def test_a_sweep_of_many_leaves_others_their_turn_and_lets_alone_who_ends_meanwhile(
+    relays: Relays,
+) -> None:
+    flood = Flood()
+
+    class Slow:
+        """A stream that takes a while to be looked at."""
+
+        lost = False
+        kernel = NoKernel()
+
+        @property
+        def sent_bytes(self) -> int:
+            flood.item()
+            return 0
+
+        def keep_alive(self) -> None:
+            pass
+
+    def wait() -> None:
+        with suppress(IdleError):
+            Event().wait()
+
+    owners = [gevent.spawn(wait) for _ in range(4 * FEW)]
+    slow = cast(Stream, Slow())
+    there = [_Relay(owner, slow, slow, Flow(), Flow()) for owner in owners]
+    relays._live.update(there)
+    assert items_before_others(lambda: relays.sweep(0.0), flood) < FEW
+    relays.sweep(0.0)
+
+    def end_all() -> None:
+        relays._live.clear()
+
+    with beside(lambda: relays.sweep(IDLE_SECONDS), end_all) as (sweeping, ending):
+        gevent.joinall([sweeping, ending], raise_error=True)
+    settle()
+    assert sum(owner.dead for owner in owners) < FEW
+    gevent.killall(owners)

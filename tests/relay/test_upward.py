@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import IPv4Address
 
 import gevent
@@ -10,7 +11,7 @@ import pytest
 from geproxy.errors import ProtocolError
 from geproxy.inbound.socks5 import Socks5Datagrams
 from geproxy.net.clientport import ClientPort
-from geproxy.net.datagram import MAX_SEGMENTS, TURN
+from geproxy.net.datagram import MAX_SEGMENTS
 from geproxy.net.deadline import Deadline
 from geproxy.net.owners import Identity
 from geproxy.relay.upward import carry_up
@@ -20,18 +21,9 @@ from geproxy.wire.address import encode_address
 from tests.support.associations import association
 from tests.support.conformance import HARD_SECONDS, beside, settle
 from tests.support.datagrams import udp_peer
+from tests.support.floods import FEW, Flood, items_before_others
 
 LOOPBACK = IPv4Address("127.0.0.1")
-
-
-class Nothing:
-    """A codec for which all of it is wrong."""
-
-    def read(self, data: bytes) -> tuple[bytes, bytes]:
-        raise ProtocolError("nothing")
-
-    def write(self, head: bytes, data: bytes) -> bytes:
-        raise ProtocolError("nothing")
 
 
 @pytest.fixture(autouse=True)
@@ -68,40 +60,40 @@ def test_what_a_client_sends_to_its_port_goes_its_way() -> None:
         port.close()
 
 
-def test_a_client_that_floods_leaves_others_their_turn() -> None:
-    class Flood:
-        """A port on which more comes than anybody can read."""
+class Slow(Flood):
+    """A codec for which all of it is wrong, after a while."""
 
-        in_burst = False
-        codec = Nothing()
+    def read(self, data: bytes) -> tuple[bytes, bytes]:
+        self.item()
+        raise ProtocolError("nothing")
+
+    def write(self, head: bytes, data: bytes) -> bytes:
+        raise ProtocolError("nothing")
+
+
+def test_a_client_that_floods_leaves_others_their_turn() -> None:
+    codec = Slow()
+
+    class Port(Flood):
+        """A port on which more comes than anybody can read."""
 
         def receive(self) -> bytes:
             return b""
 
+    port = Port()
+    port.codec = codec  # type: ignore[attr-defined]
     with association() as around:
-        pump = gevent.spawn(carry_up, Flood(), around.association)
-        settle()
-        pump.kill()
-        assert around.association.dropped["protocol"] > TURN
+        pump = partial(carry_up, port, around.association)  # type: ignore[arg-type]
+        assert items_before_others(pump, codec) < FEW
 
 
-def test_the_turn_of_a_client_that_floods_is_counted_in_bursts() -> None:
-    """A burst is one call of the kernel, and is taken whole before others have their turn."""
-    port = port_of_a_client(Nothing)
-    turn = TURN
+def test_a_turn_may_end_within_a_burst_and_the_rest_of_it_is_carried_later() -> None:
+    codec = Slow()
+    port = port_of_a_client(lambda: codec)
     with association() as around, udp_peer() as client:
-        dropped = around.association.dropped
-        for _ in range(turn):
-            client.send_burst(bytes(MAX_SEGMENTS), 1, port.bound)
-        for _ in range(turn):
-            client.send(b"", port.bound)
-        client.send_burst(bytes(3), 1, port.bound)
-        seen = []
+        client.send_burst(bytes(MAX_SEGMENTS), 1, port.bound)
         with beside(lambda: carry_up(port, around.association)) as (pump,):
-            while not seen or seen[-1] != dropped["protocol"]:
-                seen.append(dropped["protocol"])
-                gevent.sleep(0)
+            assert items_before_others(settle, codec) < MAX_SEGMENTS
+            around.wait_for_drops(protocol=MAX_SEGMENTS)
             pump.kill()
-        bursts = turn * MAX_SEGMENTS
-        assert [count for count in seen if count] == [bursts, bursts + turn, bursts + turn + 3]
     port.close()
