@@ -265,9 +265,13 @@ def report(record: Record, error: GeproxyError | None, log: Log) -> None:
 
 def fault(error: Exception, log: Log) -> GeproxyError:
     """Log a bug of ours, with the place where it happened, and give it a code."""
+    log.error("session.fault", error=repr(error), where=where_of(error))
+    return GeproxyError(type(error).__name__)
+
+
+def where_of(error: Exception) -> str | None:
+    """The file and the line where *error* was raised."""
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
-    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else None
-    log.error("session.fault", error=repr(error), where=where)
-    return GeproxyError(type(error).__name__)
+    return f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else None

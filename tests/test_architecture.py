@@ -54,6 +54,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "process.slots": (
         *("process", "site", "session", "datagram_session", "config", "net", "relay", *WORDS),
     ),
+    "process.obedience": ("process", "net", *WORDS),
+    "process.pulse": ("process", "site", "net"),
     "process.worker": ("process", "site", "session", "config", "observe", "net", "state", *WORDS),
     "commands": ("commands", "config", "crypto", "process", "errors"),
     "cli": ("VERSION", "commands", "config", "process", "errors"),
@@ -72,7 +74,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "wire.http": ("h11",),
     "net": ("gevent", "greenlet"),
     "process": ("setproctitle",),
-    "process.worker": ("setproctitle",),
+    "process.pulse": ("setproctitle",),
     "commands.sharing": ("segno",),
     "cli": ("docopt",),
 }

@@ -7,6 +7,7 @@ when the other dies, however it dies.
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import socket
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from typing import NamedTuple
 
 MAX_MESSAGE_BYTES = 1024
 MAX_DESCRIPTORS = 2  # the log and the access log
+
+# sendmsg(2), unix(7): the line is full, the kernel short of memory, too many descriptors under way
+_NO_ROOM = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 
 
 class Verb(enum.Enum):
@@ -23,7 +27,8 @@ class Verb(enum.Enum):
     READY = "ready"
     FAILED = "failed"  # with the reason
     DRAINING = "draining"  # asked to by somebody else than the master
-    # master to worker
+    DONE = "done"  # with the number of a command
+    # master to worker: commands, which process.outbox numbers and repeats
     SERVE = "serve"
     DRAIN = "drain"  # with seconds; inf is without limit
     QUIT = "quit"
@@ -38,6 +43,8 @@ class Message(NamedTuple):
     verb: Verb
     argument: str
     descriptors: list[int]  # the receiver's own
+    number: int = 0  # of a command; 0: nobody waits for an answer
+    cut: bool = False  # descriptors came with it for which this process had no room
 
 
 class Control:
@@ -58,21 +65,35 @@ class Control:
         return self._socket.fileno()
 
     def send(self, verb: Verb, argument: str = "", descriptors: Sequence[int] = ()) -> None:
-        """Say something, and hand over copies of *descriptors*.
+        """Say something that nobody answers, and hand over copies of *descriptors*.
 
-        To a side that has died it is lost, which its death tells already.
+        To a side that has died, or never listens, it is lost: its end, or its silence, tells that.
         """
-        message = f"{verb.value} {argument}".encode("utf-8", "replace")[:MAX_MESSAGE_BYTES]
+        self.try_send(verb, argument, descriptors)
+
+    def try_send(
+        self,
+        verb: Verb,
+        argument: str = "",
+        descriptors: Sequence[int] = (),
+        number: int = 0,
+    ) -> bool:
+        """Say something; False where the line has no room for it now.
+
+        True for a side that has died: there is nothing to try again.
+        """
+        text = f"{verb.value} {number} {argument}"
+        message = text.encode("utf-8", "replace")[:MAX_MESSAGE_BYTES]
         try:
             socket.send_fds(self._socket, [message], descriptors, socket.MSG_NOSIGNAL)
-        except OSError:
-            pass
+        except OSError as error:
+            return error.errno not in _NO_ROOM
+        return True
 
     def receive(self) -> Message | None:
         """Take the next message.
 
-        One whose descriptors this process has no room for is passed over. None: the other side is
-        gone, or no longer makes sense. BlockingIOError: nothing there.
+        None: the other side is gone, or no longer makes sense. BlockingIOError: nothing there.
         """
         try:
             message, descriptors, flags, _ = socket.recv_fds(
@@ -80,17 +101,19 @@ class Control:
             )
         except ConnectionResetError:
             return None
-        if flags & socket.MSG_CTRUNC:  # no descriptor was free here: what came with them is lost
+        cut = bool(flags & socket.MSG_CTRUNC)  # no descriptor was free here
+        if cut:
             for descriptor in descriptors:
                 os.close(descriptor)
-            return self.receive()
+            descriptors = []
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)  # recv_fds passes no flags on (Python 3.11)
         if not message:
             return None
-        verb, _, argument = message.decode("utf-8", "replace").partition(" ")
+        verb, _, rest = message.decode("utf-8", "replace").partition(" ")
+        number, _, argument = rest.partition(" ")
         try:
-            return Message(Verb(verb), argument, descriptors)
+            return Message(Verb(verb), argument, descriptors, int(number), cut)
         except ValueError:
             return None
 

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from geproxy.config.settings import Settings
@@ -19,6 +19,14 @@ from geproxy.process.spawn import Child, Throttle
 # Chosen here
 READY_SECONDS = 10.0  # for all of a new generation
 KILL_AFTER_SECONDS = 2.0  # between a signal that asks and the one that does not
+# Less than that for a worker that hangs, for it must be gone within heartbeat_seconds and two more.
+HANG_KILL_SECONDS = 1.5
+# As net.handover.Line takes them (the kernel takes 253). The line has room for about 50 messages:
+# 3 000 sockets.
+SOCKETS_PER_MESSAGE = 64
+
+
+NANOSECONDS = 1e9  # of a second
 
 
 @dataclass(slots=True, eq=False)
@@ -99,15 +107,21 @@ class Generation:
             self.shares.setdefault(1, []).extend(share)
         drain(child, self.settings.server.drain_seconds)
 
-    def tell(self, verb: Verb, argument: str = "") -> None:
-        """Say the same to all."""
+    def tell(self, verb: Verb, argument: str = "", descriptors: Sequence[int] = ()) -> None:
+        """Say the same to all. Raises OSError where *descriptors* cannot be copied."""
         for child in self.children:
-            child.control.send(verb, argument)
+            child.outbox.order(verb, argument, descriptors)
 
     def drain(self, seconds: float) -> None:
         """Have all of them stop accepting and finish within *seconds*; inf is without limit."""
         for child in self.children:
             drain(child, seconds)
+
+    def quit(self) -> None:
+        """Have all of them end their sessions now."""
+        for child in self.children:
+            child.draining = True
+        self.tell(Verb.QUIT)
 
     def kill(self) -> None:
         """End all of them at once."""
@@ -133,25 +147,29 @@ def link(
     slots: Iterable[int],
     sockets: Iterable[tuple[Place, socket.socket]] = (),
 ) -> None:
-    """Connect two workers for what the one leaves to the other.
+    """Connect two workers for what the one leaves to the other. Raises OSError.
 
     *sockets*, which the heir does not have, come from us: nobody else would read them if the one
-    who leaves died over it.
+    who leaves died over it. A *child* that hangs is passed over: the heir reads at once what it
+    has, and has from us.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         ours.setblocking(False)
-        for place, sock in sockets:
-            message = json.dumps({"place": place}).encode()  # as net.handover.Line has it
-            socket.send_fds(ours, [message], [sock.fileno()])
-        child.control.send(Verb.BEQUEATH, " ".join(map(str, slots)), [ours.fileno()])
-        heir.control.send(Verb.INHERIT, "", [theirs.fileno()])
+        rest = list(sockets)
+        while rest:  # the line holds few messages, whatever their size, before somebody reads it
+            piece, rest = rest[:SOCKETS_PER_MESSAGE], rest[SOCKETS_PER_MESSAGE:]
+            message = json.dumps({"places": [place for place, _ in piece]}).encode()
+            socket.send_fds(ours, [message], [sock.fileno() for _, sock in piece])
+        heir.outbox.order(Verb.INHERIT, "", [theirs.fileno()])
+        if not child.hangs:
+            child.outbox.order(Verb.BEQUEATH, " ".join(map(str, slots)), [ours.fileno()])
 
 
 def drain(child: Child, seconds: float) -> None:
     """Have one worker stop accepting and finish within *seconds*."""
     child.draining = True
-    child.control.send(Verb.DRAIN, repr(seconds))
+    child.outbox.order(Verb.DRAIN, repr(seconds))
 
 
 def kill(child: Child, number: signal.Signals) -> None:

@@ -119,7 +119,8 @@ class Master:
         for generation in self._workers.generations():
             for child in generation.children:
                 if child.control.fileno() >= 0:
-                    poll.register(child.control, select.POLLIN)
+                    room = select.POLLOUT if child.outbox.full else 0
+                    poll.register(child.control, select.POLLIN | room)
         poll.poll((BUSY_TURN_SECONDS if self._workers.busy else TURN_SECONDS) * 1000)
 
     def _decided(self, reason: str) -> None:

@@ -19,8 +19,9 @@ from geproxy.config.settings import Listen, Settings
 from geproxy.datagram_session import serve_datagrams
 from geproxy.errors import DeadlineError, GeproxyError, ShutdownError
 from geproxy.net.deadline import Deadline
-from geproxy.net.greenlets import Crew, greenlet, interrupt, sleep, spawn
+from geproxy.net.greenlets import Crew, greenlet, interrupt, sleep
 from geproxy.net.handover import Line
+from geproxy.net.lasting import Lasting
 from geproxy.net.listening import listening_socket
 from geproxy.process.listeners import Place
 from geproxy.relay.mappings import Mappings
@@ -28,7 +29,6 @@ from geproxy.session import fault
 from geproxy.site import Site
 
 # Chosen here
-PAUSE_SECONDS = 0.1  # after a fault of ours, so that it does not fill the log
 HANDOVER_SECONDS = 3.0  # datagrams wait in the sockets meanwhile
 LAST_REPLIES_SECONDS = 2.0  # for clients whom nobody takes over, by a socket that nobody reads
 LOOK_SECONDS = 1.0  # between two looks for a socket by which nothing is left to be sent
@@ -38,9 +38,15 @@ class Slots:
     """Every UDP socket of one worker, by its place among all of them."""
 
     def __init__(
-        self, sockets: Mapping[Place, socket.socket], settings: Settings, site: Site
+        self,
+        sockets: Mapping[Place, socket.socket],
+        settings: Settings,
+        site: Site,
+        lasting: Lasting,
     ) -> None:
+        """*lasting* sees to it that a reader, and what ends them, outlives an error of ours."""
         self._site = site
+        self._lasting = lasting
         self._fingerprints = {one.name: _fingerprint(one, settings) for one in settings.listen}
         self._mappings: dict[Place, Mappings] = {}
         self._readers: dict[Place, greenlet] = {}
@@ -72,7 +78,7 @@ class Slots:
 
     def serve(self) -> None:
         """Begin to read, once everything has been taken over that was announced."""
-        spawn(self._serve)
+        self._lasting.spawn("reader", self._serve)
 
     def _serve(self) -> None:
         enough = DeadlineError("a worker that leaves has kept its UDP clients")
@@ -87,19 +93,9 @@ class Slots:
 
     def _read(self, place: Place) -> None:
         if self._serving and not self._left and place not in self._readers:
-            self._readers[place] = spawn(partial(self._run, self._mappings[place]))
-
-    def _run(self, mappings: Mappings) -> None:
-        pause_seconds = 0.0
-        while True:
-            try:
-                sleep(pause_seconds)
-                mappings.run()
-            except ShutdownError:
-                return  # no more clients; those that there are may still be answered
-            except Exception as bug:  # one datagram's, which must not silence all others
-                fault(bug, self._site.log)
-                pause_seconds = PAUSE_SECONDS
+            # An error is one datagram's, which must not silence all others. Once there are no more
+            # clients, those that there are may still be answered.
+            self._readers[place] = self._lasting.spawn("reader", self._mappings[place].run)
 
     def leave(self, seconds: float) -> None:
         """Read nothing more; hand over what has an heir.
@@ -113,7 +109,7 @@ class Slots:
         for slots, line in self._heirs:
             self._departures.spawn(partial(self._bequeath, slots, line))
         self._heirs.clear()
-        spawn(partial(self._wind_up, seconds))
+        self._lasting.spawn("drain", partial(self._wind_up, seconds))
 
     def _wind_up(self, seconds: float) -> None:
         """End those whom nobody takes over, and close the sockets.
@@ -143,27 +139,49 @@ class Slots:
 
     def has_heir(self, slots: frozenset[int], descriptor: int) -> None:
         """When we leave, hand *slots* over by the line *descriptor*."""
+        if self._left:  # the command came again, behind the one to leave
+            os.close(descriptor)
+            return
         self._heirs.append((slots, Line(descriptor)))
 
     def _inherit(self, line: Line) -> None:
         new: list[Place] = []
+        late = DeadlineError("a worker that leaves has kept its UDP clients")
         try:
             with suppress(OSError):  # who leaves is dead; the sockets are in the line all the same
                 line.send(self._fingerprints, [])
-            while (received := line.receive()) is not None:
-                message, descriptors = received
-                place = Place(*message["place"])
-                if "source" in message:
-                    self._mappings[place].adopt(message, descriptors)
-                elif place in self._mappings:
-                    os.close(descriptors[0])  # as after a reload: both have it from the master
-                else:
-                    self._add(place, socket.socket(fileno=descriptors[0]))
-                    new.append(place)
+            try:
+                with Deadline(HANDOVER_SECONDS, "a handover", late):
+                    self._take(line, new)
+            except DeadlineError as error:
+                if error is not late:
+                    raise
+                if new:
+                    self._site.log.warning("handover.late", seconds=HANDOVER_SECONDS)
+                self._read_all(new)
+                self._take(line, new)
         finally:
             line.close()
-            for place in new:  # once its clients are here, who would be strangers before
-                self._read(place)
+            self._read_all(new)  # once their clients are here, who would be strangers before
+
+    def _read_all(self, new: list[Place]) -> None:
+        while new:
+            self._read(new.pop(0))
+
+    def _take(self, line: Line, new: list[Place]) -> None:
+        """Take what comes to the end of the line; *new* gets the places of sockets that are."""
+        while (received := line.receive()) is not None:
+            message, descriptors = received
+            if "source" in message:
+                self._mappings[Place(*message["place"])].adopt(message, descriptors)
+                continue
+            for words, descriptor in zip(message["places"], descriptors, strict=True):
+                place = Place(*words)
+                if place in self._mappings:
+                    os.close(descriptor)  # as after a reload: both have it from the master
+                else:
+                    self._add(place, socket.socket(fileno=descriptor))
+                    new.append(place)
 
     def _bequeath(self, slots: frozenset[int], line: Line) -> None:
         """Hand *slots* over, and the clients of every listener that is the same there."""
@@ -187,7 +205,7 @@ class Slots:
         mappings = self._mappings[place]
         descriptor = mappings.copy_of_socket()
         try:
-            line.send({"place": place}, [descriptor])
+            line.send({"places": [place]}, [descriptor])
         finally:
             os.close(descriptor)
         for message, descriptors in mappings.bequeath():

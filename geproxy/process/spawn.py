@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from geproxy.process.control import Control, Verb
+from geproxy.process.outbox import Outbox
 from geproxy.process.scoreboard import Slot
 
 # Chosen here
 FIRST_DELAY_SECONDS = 0.1
 LAST_DELAY_SECONDS = 30.0
+HANGS_SECONDS = 3.0  # three beats: what such a worker has to leave is not waited for
 
 # A terminal, or an administrator, sends these to the whole group; they are for the master alone.
 MASTERS_SIGNALS = (
@@ -44,6 +46,20 @@ class Child:
     silent_seconds: float = 0.0
     aborted: bool = False
     born: float = field(default_factory=time.monotonic)
+    outbox: Outbox = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.outbox = Outbox(self.control)
+
+    @property
+    def hangs(self) -> bool:
+        """True for a worker that is ready and has not beaten of late."""
+        return self.ready and self.silent_seconds >= HANGS_SECONDS
+
+    def close(self) -> None:
+        """Hang up, and keep nothing that it has not heard."""
+        self.outbox.close()
+        self.control.close()
 
 
 def spawn(main: ChildMain, number: int, slot: Slot) -> Child:

@@ -17,6 +17,7 @@ from geproxy.errors import StartError
 from geproxy.observe.log import Log, reopen
 from geproxy.process.assignment import Assignment, WorkerMain
 from geproxy.process.control import Control, Verb
+from geproxy.process.enforcement import attend
 from geproxy.process.generation import READY_SECONDS, Generation, kill
 from geproxy.process.limits import fitted
 from geproxy.process.listeners import ListeningSockets
@@ -53,8 +54,7 @@ class Succession:
 
     def generations(self) -> list[Generation]:
         """Every generation that has a worker, or will."""
-        young = [one for one in (self.candidate, self.current) if one is not None]
-        return young + self._old
+        return [one for one in (self.candidate, self.current) if one is not None] + self._old
 
     # -- births ------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class Succession:
         def main(control: Control) -> int:
             for sibling in siblings:
                 # A copy left open here would hide the master's death from the sibling.
-                sibling.control.close()
+                sibling.close()
             self._forget()
             for other in (self.candidate, self.current):
                 if other is not None and other is not generation:
@@ -134,12 +134,16 @@ class Succession:
                 child.failure = argument
             elif verb is Verb.DRAINING:
                 child.draining = True
+                if child.outbox.enforced:
+                    child.outbox.close()  # it leaves, which is all that is still wanted of it
+            elif verb is Verb.DONE and argument.isdecimal():
+                child.outbox.acknowledge(int(argument))
 
     def _greet(self, generation: Generation, child: Child) -> None:
         child.ready = True
         generation.throttle.succeeded(child.number)
         if generation is self.current:
-            child.control.send(Verb.SERVE)
+            child.outbox.order(Verb.SERVE)
             self.log.info("worker.ready", worker=child.number, pid=child.pid)
 
     def _bury(self, pid: int, status: int) -> None:
@@ -152,7 +156,7 @@ class Succession:
 
     def _mourn(self, generation: Generation, child: Child, status: int) -> None:
         generation.children.remove(child)
-        child.control.close()
+        child.close()
         child.slot.claim(0, 0)
         how = child.failure or describe(status)
         if child.draining:
@@ -179,14 +183,16 @@ class Succession:
         if self.current is not None:
             self._replace_missing(self.current, now)
             self._check_beats(self.current.settings.server.heartbeat_seconds, now)
+        for generation in self.generations():
+            attend(generation.children, self.log, now)
         self._old = [generation for generation in self._old if generation.children]
 
     @property
     def busy(self) -> bool:
         """True while something is due soon, so that the next look must not be late."""
         current = self.current
-        missing = current is not None and len(current.serving()) < current.wanted
-        return missing or current is None or self.candidate is not None or self._watch.wary
+        missing = current is None or len(current.serving()) < current.wanted
+        return missing or self.candidate is not None or self._watch.wary
 
     def _replace_missing(self, current: Generation, now: float) -> None:
         try:
@@ -208,7 +214,7 @@ class Succession:
             "worker.hang",
             worker=silent.number,
             pid=silent.pid,
-            silent_seconds=silent.silent_seconds,
+            silent_seconds=round(silent.silent_seconds, 1),
             signal=how.name,
         )
         silent.aborted = True
@@ -265,8 +271,7 @@ class Succession:
         """
         for generation in self.generations():
             descriptors = reopen(generation.log)
-            for child in generation.children:
-                child.control.send(Verb.REOPEN, "", descriptors)
+            generation.tell(Verb.REOPEN, "", descriptors)
             if generation.log is self.log:
                 self.log.replace_files(descriptors)
             else:
@@ -287,9 +292,7 @@ class Succession:
     def quit(self) -> None:
         """Have every worker end its sessions now."""
         for generation in self.generations():
-            for child in generation.children:
-                child.draining = True
-            generation.tell(Verb.QUIT)
+            generation.quit()
 
     def kill(self) -> None:
         """End every worker, whatever it is doing."""

@@ -13,8 +13,6 @@ import time
 from functools import partial
 from types import FrameType
 
-from setproctitle import setproctitle
-
 from geproxy.errors import GeproxyError, ShutdownError
 from geproxy.net import sockopt
 from geproxy.net.accept import Gate, accept_clients
@@ -25,25 +23,25 @@ from geproxy.net.greenlets import (
     greenlet,
     interrupt,
     prepare_loop,
-    sleep,
     spawn,
     stacks,
 )
+from geproxy.net.lasting import Lasting
 from geproxy.net.stream import SocketStream
-from geproxy.net.watchers import READ, wait_ready
 from geproxy.process.assignment import Assignment
-from geproxy.process.control import Verb
+from geproxy.process.control import Message, Verb
 from geproxy.process.heap import return_large_blocks, search_seldom
 from geproxy.process.listeners import DATAGRAM, STREAM
+from geproxy.process.obedience import Obedience
 from geproxy.process.privileges import prepare, settle
+from geproxy.process.pulse import BEAT_SECONDS, Pulse, show_title
 from geproxy.process.sandbox import Sandbox, describe
 from geproxy.process.slots import Slots
 from geproxy.seams import Listener
-from geproxy.session import serve
+from geproxy.session import serve, where_of
 from geproxy.site import Site
 
 # Chosen here
-BEAT_SECONDS = 1.0
 FAREWELL_SECONDS = 1.0  # for sessions that were told to end
 LEAVING_LOOK_SECONDS = 60.0  # a timer takes no inf
 COMPLAINT_SECONDS = 1.0  # between two lines about the same shortage
@@ -58,7 +56,7 @@ def preload() -> None:
 
 def main(assignment: Assignment) -> int:
     """Be a worker until told to leave. Returns the exit status."""
-    _set_title(assignment.number, 0)
+    show_title(assignment.number, 0)
     _die_with_a_word()
     return_large_blocks()
     search_seldom()
@@ -95,33 +93,49 @@ class Worker:
     def __init__(self, assignment: Assignment, site: Site) -> None:
         self._assignment = assignment
         self._control = assignment.control
+        self._orders = Obedience(assignment.control)
         self._site = site
         self._gate = Gate(assignment.settings.limits.sessions)
         self._sessions: set[greenlet] = set()
         self._acceptors: list[greenlet] = []
-        self._slots = Slots(assignment.datagrams, assignment.settings, site)
+        self._lasting = Lasting(self._died)
+        self._slots = Slots(assignment.datagrams, assignment.settings, site, self._lasting)
         self._serving = False
         self._served = 0
         self._complained = 0.0
-        self._moved = (0, 0, 0, 0, 0)  # bytes up and down, datagrams up and down, dropped
         self._leave_by = math.inf  # monotonic; inf: when the last session has ended
         self._leaving = Event()
         self._news = Event()  # while leaving: a session has ended, or the time has changed
 
     def run(self) -> int:
         """Listen to the master, and leave when everything is done."""
-        spawn(self._tick)
-        spawn(self._sweep)
-        spawn(self._obey)
-        spawn(self._site.discover)
+        pulse = Pulse(
+            self._assignment, self._site, self._slots, self._lasting, self._sessions, self.served
+        )
+        pulse.begin()
+        self._lasting.spawn("obedience", self._obey)
+        self._lasting.spawn("discovery", self._site.discover)
         self._leaving.wait()
-        self._wait_for_sessions()
-        for session in self._sessions:
+        self._lasting.run("drain", self._wait_for_sessions)
+        self._lasting.attempt("farewell", self._farewell)
+        self._assignment.log.conclude()
+        return 0
+
+    def served(self) -> int:
+        """Count the clients of all time."""
+        return self._served
+
+    def _died(self, name: str, error: Exception) -> None:
+        """Tell what has died, and will be begun anew; a worker that was deaf meanwhile leaves."""
+        if name == "obedience":
+            self.leave()
+        self._site.log.error("worker.fault", part=name, error=repr(error), where=where_of(error))
+
+    def _farewell(self) -> None:
+        for session in list(self._sessions):
             interrupt(session, ShutdownError("the proxy stops"))
         self._leave_by = time.monotonic() + FAREWELL_SECONDS
         self._wait_for_sessions()
-        self._assignment.log.conclude()
-        return 0
 
     def _wait_for_sessions(self) -> None:
         """Return when the last session has ended, or it is time to leave."""
@@ -136,32 +150,36 @@ class Worker:
     # -- the master's word -----------------------------------------------------------------
 
     def _obey(self) -> None:
-        while True:
-            try:
-                message = self._control.receive()
-            except BlockingIOError:
-                wait_ready(self._control.fileno(), READ)
-                continue
-            if message is None:  # the master is dead: nobody new, and the usual time for the rest
-                self._drain(self._assignment.settings.server.drain_seconds)
-                return
-            verb, argument = message.verb, message.argument
-            if verb is Verb.SERVE:
-                self._accept()
-            elif verb is Verb.DRAIN:
-                self._drain(float(argument))
-            elif verb is Verb.QUIT:
-                self._drain(-1.0)
-            elif verb is Verb.INHERIT:
-                self._slots.expect(*message.descriptors)
-            elif verb is Verb.BEQUEATH:
-                slots = frozenset(map(int, argument.split()))
-                self._slots.has_heir(slots, *message.descriptors)
-            elif verb is Verb.REOPEN:
-                self._assignment.log.replace_files(message.descriptors)
+        while (message := self._orders.hear()) is not None:
+            self._do(message)
+            self._orders.done(message)
+        # The master is dead: nobody new, and the usual time for the rest.
+        self._drain(self._assignment.settings.server.drain_seconds)
+
+    def _do(self, message: Message) -> None:
+        verb, argument = message.verb, message.argument
+        if verb is Verb.SERVE:
+            self._accept()
+        elif verb is Verb.DRAIN:
+            self._drain(float(argument))
+        elif verb is Verb.QUIT:
+            self._drain(-1.0)
+        elif message.cut:
+            pass  # no room for what came with it: the old log goes on, clients get new ports
+        elif verb is Verb.INHERIT:
+            self._slots.expect(*message.descriptors)
+        elif verb is Verb.BEQUEATH:
+            slots = frozenset(map(int, argument.split()))
+            self._slots.has_heir(slots, *message.descriptors)
+        elif verb is Verb.REOPEN:
+            self._assignment.log.replace_files(message.descriptors)
 
     def asked_to_leave(self, number: int, frame: FrameType | None) -> None:
-        """TERM to this worker alone: the master puts another in its place while it drains."""
+        """TERM to this worker alone."""
+        self.leave()
+
+    def leave(self) -> None:
+        """Drain without the master's word: it puts another worker in our place meanwhile."""
         self._control.send(Verb.DRAINING)
         self._drain(self._assignment.settings.server.drain_seconds)
 
@@ -181,7 +199,7 @@ class Worker:
     # -- clients -----------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        if self._leaving.is_set():  # told to leave by somebody else in the meantime
+        if self._leaving.is_set() or self._serving:  # told to leave by somebody else meanwhile
             return
         self._serving = True
         for name, sockets in self._assignment.lent.streams.items():
@@ -191,17 +209,23 @@ class Worker:
         self._slots.serve()
 
     def _accept_from(self, sock: socket.socket, listener: Listener) -> None:
+        accept = partial(
+            accept_clients, sock, self._gate, partial(self._welcome, listener), self._complain
+        )
         try:
-            accept_clients(sock, self._gate, partial(self._welcome, listener), self._complain)
-        except ShutdownError:
-            pass  # only now is the socket closed: its watcher had to go first
+            self._lasting.run("acceptor", accept)
         finally:
-            sock.close()
+            sock.close()  # only now: its watcher had to go first
 
     def _welcome(self, listener: Listener, client: SocketStream) -> None:
+        try:
+            session = spawn(partial(self._serve, client, listener))
+        except BaseException:
+            client.close()
+            raise
         self._gate.enter()
         self._served += 1
-        self._sessions.add(spawn(partial(self._serve, client, listener)))
+        self._sessions.add(session)
 
     def _serve(self, client: SocketStream, listener: Listener) -> None:
         try:
@@ -222,53 +246,6 @@ class Worker:
                 "accept.pause", reason=error.strerror, sessions=len(self._sessions)
             )
 
-    # -- how it goes -------------------------------------------------------------------------
-
-    def _tick(self) -> None:
-        shown = 0
-        while True:
-            self._beat()
-            if shown != len(self._sessions):
-                shown = len(self._sessions)
-                _set_title(self._assignment.number, shown)
-            self._site.log.flush()
-            sleep(self._pause_seconds)
-
-    def _sweep(self) -> None:
-        """Look at all that lives, again and again: it gives way, which no beat may wait for."""
-        relays, associations = self._site.relays, self._site.associations
-        while True:
-            relays.sweep(time.monotonic())
-            associations.sweep(time.monotonic())
-            up_bytes, down_bytes = relays.totals()
-            moved = associations.totals()
-            self._moved = (
-                up_bytes + moved.up_bytes,
-                down_bytes + moved.down_bytes,
-                moved.up_datagrams,
-                moved.down_datagrams,
-                moved.dropped,
-            )
-            sleep(self._pause_seconds)
-
-    @property
-    def _pause_seconds(self) -> float:
-        relays, associations = self._site.relays, self._site.associations
-        return min(BEAT_SECONDS, relays.sweep_seconds, associations.sweep_seconds)
-
-    def _beat(self) -> None:
-        up_bytes, down_bytes, up_datagrams, down_datagrams, dropped = self._moved
-        self._assignment.slot.beat(
-            len(self._sessions),
-            self._served,
-            up_bytes,
-            down_bytes,
-            len(self._site.associations),
-            up_datagrams,
-            down_datagrams,
-            dropped + self._slots.dropped,
-        )
-
 
 def _tell(assignment: Assignment, sandbox: Sandbox, loop: str) -> None:
     assignment.slot.confined(sandbox.word)
@@ -276,10 +253,6 @@ def _tell(assignment: Assignment, sandbox: Sandbox, loop: str) -> None:
         assignment.log.debug("sandbox.fail", part=part, reason=reason)
     walls = describe(sandbox.word)
     assignment.log.debug("worker.start", worker=assignment.number, loop=loop, sandbox=walls)
-
-
-def _set_title(number: int, sessions: int) -> None:
-    setproctitle(f"geproxy: worker {number} ({sessions} sessions)")
 
 
 def _die_with_a_word() -> None:

@@ -93,6 +93,7 @@ def attend(assignment: Assignment, *, stubborn: bool) -> int:
             message = assignment.control.receive()
             if message is None or message[0] is Verb.QUIT:
                 return 0
+            assignment.control.send(Verb.DONE, str(message.number))
             if message[0] is Verb.SERVE:
                 serving = sockets
             elif message[0] is Verb.DRAIN:

@@ -144,7 +144,7 @@ def test_descriptors_arrive_as_the_receivers_own(
         os.write(descriptor, name.encode())
         os.close(descriptor)
         assert (tmp_path / name).read_text() == name
-    assert line[1].receive() == (Verb.SERVE, "", [])
+    assert line[1].receive() == (Verb.SERVE, "", [], 0, False)
 
 
 def test_descriptors_for_a_side_that_is_gone_are_lost_and_ours_stay_open(
@@ -162,7 +162,7 @@ def test_a_closed_end_has_no_descriptor(line: tuple[Control, Control]) -> None:
     line[0].close()
 
 
-def test_a_message_whose_descriptors_find_no_room_is_lost_and_the_next_one_is_heard(
+def test_a_message_whose_descriptors_find_no_room_says_so_and_the_next_one_is_heard(
     line: tuple[Control, Control],
 ) -> None:
     line[0].send(Verb.BEQUEATH, "0 1", [0])
@@ -170,7 +170,21 @@ def test_a_message_whose_descriptors_find_no_room_is_lost_and_the_next_one_is_he
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
+        cut = line[1].receive()
         heard = said(line[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert cut == (Verb.BEQUEATH, "0 1", [], 0, True)
     assert heard == (Verb.DRAIN, "30.0")
+
+
+def test_a_full_line_says_that_it_has_no_room_and_a_dead_one_that_nothing_can_be_done(
+    line: tuple[Control, Control],
+) -> None:
+    sent = 0
+    while line[0].try_send(Verb.SERVE, "x" * 500):
+        sent += 1
+        assert sent < 5000, "what nobody reads has no end"
+    line[1].receive()
+    line[1].close()
+    assert line[0].try_send(Verb.SERVE)

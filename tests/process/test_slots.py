@@ -17,8 +17,10 @@ from geproxy.config.url import parse_listen_url, parse_peer_url
 from geproxy.crypto.methods import AES_128_GCM
 from geproxy.crypto.secret import Secret
 from geproxy.inbound.tunnel import TunnelDatagrams
+from geproxy.net import lasting
 from geproxy.net.deadline import Deadline
 from geproxy.net.handover import Line
+from geproxy.net.lasting import Lasting
 from geproxy.net.route import OwnAddresses
 from geproxy.observe.line import Lines
 from geproxy.observe.log import Log
@@ -26,6 +28,7 @@ from geproxy.observe.sink import Descriptor, Sink
 from geproxy.process import slots as module
 from geproxy.process.listeners import Place
 from geproxy.process.slots import Slots
+from geproxy.session import fault
 from geproxy.site import Site
 from geproxy.terms import Endpoint, Filtering
 from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS, settle, until
@@ -54,7 +57,9 @@ class Worker:
         self._log = Log(sink, sink, level="info")
         self.site = Site(settings, [], [], self._log, {}, {})
         self.sockets = list(sockets.values())
-        self.slots = Slots(sockets, settings, self.site)
+        self.slots = Slots(
+            sockets, settings, self.site, Lasting(lambda _, error: fault(error, self._log))
+        )
         self.text = ""
 
     def log(self, event: str) -> list[str]:
@@ -480,7 +485,8 @@ def test_a_fault_of_ours_is_logged_and_is_not_the_end_of_reading(
     client.send(b"a bug", host.where)
     until(lambda: len(old.log("session.fault")) == 1)
     assert host.meets(client)
-    monkeypatch.setattr(module, "PAUSE_SECONDS", HARD_SECONDS)
+    monkeypatch.setattr(lasting, "FIRST_PAUSE_SECONDS", HARD_SECONDS)
+    monkeypatch.setattr(lasting, "LAST_PAUSE_SECONDS", HARD_SECONDS)
     client.send(b"a bug", host.where)
     until(lambda: len(old.log("session.fault")) == 2)
     old.slots.leave(0.0)  # while it pauses
