@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,12 +14,17 @@ from typing import NamedTuple
 from geproxy.config.settings import Listen
 from geproxy.errors import StartError
 from geproxy.net.sockopt import prepare_datagrams, prepare_listening
+from geproxy.process.orphans import Claim, Orphans
 from geproxy.terms import Address, Endpoint
 
 # Chosen here
 BACKLOG = 4096  # what may wait while every worker is busy; the kernel caps it at somaxconn
 UDP_PATIENCE_SECONDS = 3.0  # workers that leave have their UDP ports for two more
 UDP_LOOK_SECONDS = 0.1
+# A worker that is woken gives a TCP port up at once, and a UDP port within 3 seconds. What it has
+# of sessions goes on, if it can be spared the end.
+ORPHANS_SECONDS = 6.0
+KILLED_SECONDS = 1.0  # for the kernel to take a process apart
 PORT_TRIES = 20  # to find one free port for both families, and for TCP and UDP
 
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -100,17 +107,18 @@ class ListeningSockets:
     def __init__(self) -> None:
         self._sockets: dict[Key, list[socket.socket]] = {}
 
-    def open(self, listeners: Iterable[Listen], slots: int) -> Lent:
+    def open(self, listeners: Iterable[Listen], slots: int, claim: Claim | None = None) -> Lent:
         """Return the sockets of each listener by its name; those that are open already stay.
 
         *slots* is how many a UDP address gets that is new: to add one later would move clients
-        from one worker to another. Raises StartError when one cannot be had; then nothing has
-        changed.
+        from one worker to another. With a *claim*, a worker without a master that keeps a port is
+        woken, and ended if that does not help. Raises StartError when one cannot be had; then
+        nothing has changed.
         """
         opened: list[Key] = []
         try:
             for listen in listeners:
-                self._open_one(listen, slots, opened)
+                self._open_one(listen, slots, opened, claim)
         except BaseException:
             self._close(opened)
             raise
@@ -129,13 +137,13 @@ class ListeningSockets:
         keys = [key for key in _keys(listen) if key.kind == kind]
         return [self._sockets[key] for key in keys if key in self._sockets]
 
-    def _open_one(self, listen: Listen, slots: int, opened: list[Key]) -> None:
+    def _open_one(self, listen: Listen, slots: int, opened: list[Key], claim: Claim | None) -> None:
         keys = _keys(listen)
         there = [self._sockets[key][0] for key in keys if key in self._sockets]
         missing = [key for key in keys if key not in self._sockets]
         if missing:
             port = address_of(there[0]).port if there else listen.url.port
-            bound = _bind_all(listen, missing, port, slots)
+            bound = _bind_all(listen, missing, port, slots, claim)
             self._sockets.update(bound)
             opened += bound
 
@@ -167,7 +175,7 @@ def _keys(listen: Listen) -> list[Key]:
 
 
 def _bind_all(
-    listen: Listen, keys: list[Key], port: int, slots: int
+    listen: Listen, keys: list[Key], port: int, slots: int, claim: Claim | None
 ) -> dict[Key, list[socket.socket]]:
     """Bind what *keys* ask for, all to the same port if the kernel is to choose it."""
     for attempt in range(PORT_TRIES):
@@ -179,7 +187,8 @@ def _bind_all(
                     continue
                 bound[key] = []
                 for slot in range(slots if key.kind == DATAGRAM else 1):
-                    bound[key].append(_bind(key, chosen, slot, dual_stack=listen.url.dual_stack))
+                    sock = _bind(key, chosen, slot, claim, dual_stack=listen.url.dual_stack)
+                    bound[key].append(sock)
                     chosen = chosen or bound[key][0].getsockname()[1]
             # Last, so that who can connect finds the UDP ports there too.
             for key, sockets in bound.items():
@@ -198,7 +207,9 @@ def _bind_all(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _bind(key: Key, port: int, slot: int, *, dual_stack: bool) -> socket.socket:
+def _bind(
+    key: Key, port: int, slot: int, claim: Claim | None, *, dual_stack: bool
+) -> socket.socket:
     address, kind = key.address, key.kind
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     sock = socket.socket(family, kind)
@@ -216,7 +227,9 @@ def _bind(key: Key, port: int, slot: int, *, dual_stack: bool) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         sock.setblocking(False)
         patient = kind == DATAGRAM and key.port
-        _bind_within(sock, (str(address), port), UDP_PATIENCE_SECONDS if patient else 0.0)
+        sockaddr = (str(address), port)
+        if not _bind_within(sock, sockaddr, UDP_PATIENCE_SECONDS if patient else 0.0):
+            _bind_after_orphans(sock, sockaddr, claim if key.port else None)
         if kind == DATAGRAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError:
@@ -225,20 +238,39 @@ def _bind(key: Key, port: int, slot: int, *, dual_stack: bool) -> socket.socket:
     return sock
 
 
-def _bind_within(sock: socket.socket, sockaddr: tuple[str, int], seconds: float) -> None:
+def _bind_within(sock: socket.socket, sockaddr: tuple[str, int], seconds: float) -> bool:
     """Bind; wait for a UDP port that workers of a master before us have still.
 
-    They answer the last of their clients by it. A TCP port they give up at once.
+    They answer the last of their clients by it. A TCP port they give up at once. False where
+    somebody has it all the time. Raises OSError for every other reason.
     """
     give_up = time.monotonic() + seconds
     while True:
         try:
             sock.bind(sockaddr)
-            return
+            return True
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() >= give_up:
+            if error.errno != errno.EADDRINUSE:
                 raise
+            if time.monotonic() >= give_up:
+                return False
         time.sleep(UDP_LOOK_SECONDS)
+
+
+def _bind_after_orphans(
+    sock: socket.socket, sockaddr: tuple[str, int], claim: Claim | None
+) -> None:
+    """Bind where workers that have lost their master are all that is in the way. Raises OSError."""
+    if claim is not None:
+        with Orphans(sock, sockaddr, claim) as orphans:
+            if orphans:
+                orphans.signal(signal.SIGCONT)  # one that was stopped hears now that it is alone
+                if _bind_within(sock, sockaddr, ORPHANS_SECONDS):
+                    return
+                orphans.signal(signal.SIGKILL)
+                if _bind_within(sock, sockaddr, KILLED_SECONDS):
+                    return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _has_ipv6() -> bool:

@@ -21,6 +21,7 @@ from geproxy.process.enforcement import attend
 from geproxy.process.generation import READY_SECONDS, Generation, kill
 from geproxy.process.limits import fitted
 from geproxy.process.listeners import ListeningSockets
+from geproxy.process.orphans import Claim
 from geproxy.process.salts import Salts
 from geproxy.process.scoreboard import Scoreboard
 from geproxy.process.spawn import Child, describe, reap, spawn
@@ -65,7 +66,7 @@ class Succession:
         """
         settings = fitted(settings, log)
         wanted = settings.server.worker_count
-        lent = self._sockets.open(settings.listen, wanted)
+        lent = self._sockets.open(settings.listen, wanted, Claim.of(settings.account, log))
         candidate = Generation(settings, log, lent, self._bear, wanted)
         self.candidate = candidate
         try:

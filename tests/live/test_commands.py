@@ -113,3 +113,39 @@ def test_the_udp_clients_of_a_worker_that_hangs_are_answered_by_the_next(
         # It is not waited for until it is killed, which takes twelve seconds.
         assert hanging in proxy.workers()
         assert time.monotonic() - began < 9.0
+
+
+def test_a_stopped_worker_that_has_lost_its_master_does_not_block_a_restart(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server((HOST, 0)) as free:
+        port = free.getsockname()[1]
+    config = configuration({"socks": {"url": f"socks5://{HOST}:{port}"}})
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    after.mkdir()
+    with running(before, config) as first, target(echo) as there:
+        stopped = worker(first, 1)
+        stop(stopped)
+        first.signal(signal.SIGKILL)
+        first.wait_for_exit()
+        os.kill(stopped, signal.SIGSTOP)  # the kernel may wake those whom it finds alone
+        with running(after, config) as second:
+            assert reply_to((HOST, port), there.host, there.port) == 0
+            assert second.events("worker.orphan")[0].fields["pid"] == str(stopped)
+        wait_until(lambda: stopped not in first.left())
+
+
+def test_a_worker_that_has_a_master_is_nobodys_orphan(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with running(tmp_path / "one") as first:
+        stopped = worker(first, 1)
+        stop(stopped)
+        host, port = first.address
+        config = configuration({"socks": {"url": f"socks5://{host}:{port}"}})
+        with running(tmp_path / "two", config, wait=False) as second:
+            assert second.wait_for_exit() == 1
+            assert "cannot listen on" in second.log
+        assert in_state(stopped, "T")
+        assert not second.events("worker.orphan")
