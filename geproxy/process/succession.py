@@ -67,8 +67,7 @@ class Succession:
         settings = fitted(settings, log)
         wanted = settings.server.worker_count
         lent = self._sockets.open(settings.listen, wanted, Claim.of(settings.account, log))
-        candidate = Generation(settings, log, lent, self._bear, wanted)
-        self.candidate = candidate
+        self.candidate = candidate = Generation(settings, log, lent, self._bear, wanted)
         try:
             self._salts.open(settings.listen)
             candidate.start()
@@ -183,9 +182,10 @@ class Succession:
                 self._reject(f"not every worker was ready within {READY_SECONDS:g} seconds")
         if self.current is not None:
             self._replace_missing(self.current, now)
-            self._check_beats(self.current.settings.server.heartbeat_seconds, now)
-        for generation in self.generations():
-            attend(generation.children, self.log, now)
+        children = [child for generation in self.generations() for child in generation.children]
+        attend(children, self.log, now)
+        if self.current is not None:
+            self._check_beats(children, self.current.settings.server.heartbeat_seconds, now)
         self._old = [generation for generation in self._old if generation.children]
 
     @property
@@ -204,8 +204,7 @@ class Succession:
             for number in set(range(1, current.wanted + 1)) - present:
                 current.throttle.failed(number, now)
 
-    def _check_beats(self, heartbeat_seconds: float, now: float) -> None:
-        children = [child for generation in self.generations() for child in generation.children]
+    def _check_beats(self, children: list[Child], heartbeat_seconds: float, now: float) -> None:
         silent = self._watch.look(children, heartbeat_seconds, now)
         if silent is None:
             return

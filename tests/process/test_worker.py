@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
+from gevent import socket as gsocket
 
 from geproxy.config.load import from_urls
-from geproxy.net import accept, lasting
+from geproxy.net import accept, greenlets, lasting
 from geproxy.net.deadline import Deadline
 from geproxy.observe.line import Lines
 from geproxy.observe.log import Log
@@ -67,7 +68,7 @@ class Held:
 
     def greets(self) -> None:
         """Have a client be answered."""
-        client = gevent.socket.create_connection(self.listening.getsockname())
+        client = gsocket.create_connection(self.listening.getsockname())
         client.sendall(b"\x05\x01\x00")
         assert client.recv(2) == b"\x05\x00"
         client.close()
@@ -118,12 +119,12 @@ def test_an_acceptor_that_dies_accepts_again(held: Held, monkeypatch: pytest.Mon
 def test_a_client_whose_session_cannot_begin_takes_no_place(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spawn = Once(gevent.spawn)
+    spawn = Once(greenlets.spawn)
     held.order(Verb.SERVE)
     held.greets()
     until(lambda: held.worker._gate.count == 0)
     monkeypatch.setattr("geproxy.process.worker.spawn", spawn)
-    lost = gevent.socket.create_connection(held.listening.getsockname())
+    lost = gsocket.create_connection(held.listening.getsockname())
     assert lost.recv(1) == b""
     lost.close()
     assert held.worker._gate.count == 0
@@ -153,6 +154,7 @@ def test_an_error_in_a_sweep_costs_one_look_and_not_the_beat(
     until(lambda: held.slot.read().beat_ns > beat)
 
 
+@pytest.mark.slow
 def test_a_worker_with_a_part_that_cannot_be_begun_anew_beats_no_more(held: Held) -> None:
     until(lambda: held.slot.read().beat_ns)
     held.worker._lasting.sound = False
