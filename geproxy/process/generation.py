@@ -19,14 +19,9 @@ from geproxy.process.spawn import Child, Throttle
 # Chosen here
 READY_SECONDS = 10.0  # for all of a new generation
 KILL_AFTER_SECONDS = 2.0  # between a signal that asks and the one that does not
-# Less than that for a worker that hangs, for it must be gone within heartbeat_seconds and two more.
-HANG_KILL_SECONDS = 1.5
 # As net.handover.Line takes them (the kernel takes 253). The line has room for about 50 messages:
 # 3 000 sockets.
 SOCKETS_PER_MESSAGE = 64
-
-
-NANOSECONDS = 1e9  # of a second
 
 
 @dataclass(slots=True, eq=False)

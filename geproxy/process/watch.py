@@ -29,6 +29,7 @@ class Watch:
 
     def __init__(self, now: float) -> None:
         self._last = now
+        self._again = now  # not before that is KILL sent: a death takes a moment to be seen
         self.wary = False  # a worker is silent: the next look must not be late
 
     def look(self, children: Iterable[Child], heartbeat_seconds: float, now: float) -> Child | None:
@@ -49,7 +50,12 @@ class Watch:
                 dying = child
             if child.silent_seconds >= limit_seconds and (silent is None or child.aborted):
                 silent = child
-        return None if dying and silent and not silent.aborted else silent
+        if silent is None or not silent.aborted:
+            return None if dying else silent
+        if now < self._again:
+            return None
+        self._again = now + DEATH_SECONDS
+        return silent
 
 
 def _is_silent(child: Child, passed: float, now: float) -> bool:

@@ -149,3 +149,15 @@ def test_a_worker_that_has_a_master_is_nobodys_orphan(tmp_path: Path) -> None:
             assert "cannot listen on" in second.log
         assert in_state(stopped, "T")
         assert not second.events("worker.orphan")
+
+
+def test_a_worker_that_hangs_is_gone_12_seconds_after_its_last_beat(tmp_path: Path) -> None:
+    with running(tmp_path) as proxy:
+        hanging = worker(proxy, 2)
+        stop(hanging)
+        lost = proxy.wait_for("worker.lost", pid=hanging)
+        hangs = proxy.events("worker.hang")
+        assert [line.fields["signal"] for line in hangs] == ["SIGABRT", "SIGKILL"]
+        # Silence counts from the last beat.
+        silent_seconds = float(hangs[1].fields["silent_seconds"])
+        assert silent_seconds + lost.said - hangs[1].said <= 12.0

@@ -86,7 +86,7 @@ class Held:
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     monkeypatch.setenv("RES_OPTIONS", "")  # which a site sets
     monkeypatch.setattr(lasting, "FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr("geproxy.process.worker._set_title", lambda number, sessions: None)
+    monkeypatch.setattr("geproxy.process.pulse.show_title", lambda number, sessions: None)
     monkeypatch.setattr("geproxy.site.Site.discover", lambda site: None)
     gevent.get_hub()
     with Deadline(HARD_SECONDS, "a test"):
