@@ -112,25 +112,6 @@ def test_many_strangers_who_came_first_do_not_keep_the_peer_out() -> None:
         stream.close()
 
 
-def test_a_crowd_of_strangers_leaves_others_their_turn() -> None:
-    turns = 0
-
-    def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            gevent.sleep(0)
-
-    with port_for(PEER) as port, ExitStack() as held:
-        for _ in range(peerport.BACKLOG // 2):
-            held.enter_context(coming(STRANGER, port.bound))
-        held.enter_context(coming(str(PEER), port.bound))
-        other = gevent.spawn(others)
-        port.accept().close()
-        assert turns >= 1
-        other.kill()
-
-
 def test_with_nobody_expected_anybody_joins() -> None:
     with port_for() as port, coming(STRANGER, port.bound):
         stream = port.accept()
