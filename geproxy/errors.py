@@ -14,6 +14,9 @@ class GeproxyError(Exception):
 
     code = "internal"
     outcome = Outcome.FAILED
+    # Set where a client must not learn that it failed: it is kept in silence until the time of its
+    # handshake is over.
+    in_silence = False
 
 
 class ConfigError(GeproxyError):
@@ -157,6 +160,10 @@ class UncheckedError(LimitError):
     def __init__(self, text: str, count: int) -> None:
         super().__init__(text)
         self.count = count
+
+
+class EvictedError(LimitError):
+    """A client that had proven nothing was ended early, to make room for others."""
 
 
 class ShutdownError(GeproxyError):

@@ -14,6 +14,7 @@ from geproxy.errors import (
     DeadlineError,
     DeniedError,
     DialError,
+    EvictedError,
     GeproxyError,
     ProtocolError,
     ResetError,
@@ -28,6 +29,7 @@ from geproxy.net.forward import Flow
 from geproxy.net.greenlets import Crew, getcurrent, interrupter, sleep
 from geproxy.net.messages import peek, read_to_end
 from geproxy.net.owners import SocketOwners
+from geproxy.net.places import Places
 from geproxy.net.turns import share_of
 from geproxy.observe.log import Failure, Log
 from geproxy.observe.record import Record
@@ -57,6 +59,8 @@ class Site(Protocol):
     @property
     def owners(self) -> SocketOwners: ...
     @property
+    def places(self) -> Places: ...
+    @property
     def announcer(self) -> Announcer: ...
     @property
     def policy(self) -> Policy: ...
@@ -71,11 +75,16 @@ class Site(Protocol):
 
 
 def serve(client: Stream, listener: Listener, site: Site) -> None:
-    """Carry one client connection from its first byte to its last. Closes *client*."""
+    """Carry one client connection from its first byte to its last.
+
+    Closes *client*, or leaves it to the site's silence.
+    """
     record = Record(listener.name, client.peer)
+    held = False
     try:
         with Deadline(site.handshake_seconds, "the handshake"):
             request = listener.inbound.negotiate(client)
+        site.places.prove(client)
         record.asked(request)
         # Here for every inbound: nothing behind this line sees a host in another spelling.
         request.target = record.target = one_spelling(request)
@@ -87,14 +96,22 @@ def serve(client: Stream, listener: Listener, site: Site) -> None:
                 bind(request, subject, record, site)
             case Command.UDP_ASSOCIATE:
                 associate(request, subject, record, site)
+    except EvictedError:
+        client.abort()  # Places tells of it, in one line for many
     except GeproxyError as error:
-        part(client, record, error, site.log)
+        if error.in_silence:
+            report(record, error, site.log)
+            site.places.hold(client, record.started + site.handshake_seconds)
+            held = True
+        else:
+            part(client, record, error, site.log)
     except Exception as bug:
         part(client, record, fault(bug, site.log), site.log)
     else:
         report(record, None, site.log)
     finally:
-        client.close()
+        if not held:
+            client.close()
 
 
 def one_spelling(request: Request) -> Endpoint:
@@ -188,16 +205,19 @@ def associate(request: Request, subject: Subject, record: Record, site: Site) ->
     address = control.bound.address
     identity = site.owners.identify(control.peer, control.bound)
     told = site.announcer.address_for(address, offer, subject.client)
-    with closing(
-        ClientPort(
-            address,
-            offer.ports,
-            identity,
-            request.target,
-            lambda: request.codec,
-            site.udp_rebind_seconds,
-        )
-    ) as port:
+    with (
+        site.places.association(identity.share),
+        closing(
+            ClientPort(
+                address,
+                offer.ports,
+                identity,
+                request.target,
+                lambda: request.codec,
+                site.udp_rebind_seconds,
+            )
+        ) as port,
+    ):
         record.address = port.bound
 
         def reply(head: bytes, data: bytes) -> None:

@@ -15,6 +15,7 @@ from geproxy.inbound.socks4 import Socks4Inbound
 from geproxy.inbound.socks5 import Socks5Inbound
 from geproxy.inbound.tunnel import TunnelDatagrams, TunnelInbound
 from geproxy.nat64 import Nat64
+from geproxy.net.accept import Gate
 from geproxy.net.announce import Announcer
 from geproxy.net.buffers import BufferPool
 from geproxy.net.checks import Checks
@@ -22,13 +23,14 @@ from geproxy.net.dialer import Dialer
 from geproxy.net.kernelside import tcp_memory_bytes
 from geproxy.net.nat64 import Discovery
 from geproxy.net.owners import SocketOwners
+from geproxy.net.places import Places
 from geproxy.net.resolver import Resolver
 from geproxy.net.route import OwnAddresses
 from geproxy.net.systemlookup import RES_OPTIONS, SystemLookUp
 from geproxy.observe.log import Log
 from geproxy.outbound.direct import DirectOutbound
 from geproxy.outbound.shadowsocks import ShadowsocksOutbound
-from geproxy.policy.gate import Gate
+from geproxy.policy.gate import Gate as PolicyGate
 from geproxy.policy.users import Users
 from geproxy.relay.associations import Associations
 from geproxy.relay.stream import Relays
@@ -82,7 +84,14 @@ class Site:
         self.outbounds = {outbound.name: outbound for outbound in outbounds}
         own = OwnAddresses()
         self.owners = SocketOwners(own)
-        self.policy = Gate(
+        self.places = Places(
+            Gate(limits.sessions),
+            limits.sessions_per_client,
+            limits.associations_per_client,
+            self.owners.share_of,
+            self._tell_of_losses,
+        )
+        self.policy = PolicyGate(
             self.outbounds,
             own,
             nat64,
@@ -122,6 +131,9 @@ class Site:
 
     def _cannot_announce(self, name: str, reason: str) -> None:
         self.log.warning("announce.fail", name=name, reason=reason)
+
+    def _tell_of_losses(self, reason: str, count: int, client: Endpoint) -> None:
+        self.log.warning("client.drop", client=client, code="limit", reason=reason, count=count)
 
     def discover(self) -> None:
         """Learn for ever which prefixes this network's NAT64 has."""

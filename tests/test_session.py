@@ -32,9 +32,11 @@ from geproxy.errors import (
     ShutdownError,
     UncheckedError,
 )
+from geproxy.net.accept import Gate
 from geproxy.net.buffers import BufferPool
 from geproxy.net.dial import dial_error
 from geproxy.net.greenlets import interrupt
+from geproxy.net.places import Places
 from geproxy.net.sockopt import reset_on_close
 from geproxy.net.stream import SocketStream
 from geproxy.observe.line import Lines
@@ -118,6 +120,10 @@ class Written:
         return [json.loads(line) for line in self.data.splitlines()]
 
 
+def losses(reason: str, count: int, client: Endpoint) -> None:
+    raise AssertionError("nobody loses a place here")
+
+
 class Stage:
     """One session, and everything around it: inbound, policy, way out and site in one."""
 
@@ -130,6 +136,7 @@ class Stage:
         self.written = Written()
         sink = Sink("memory", self.written, Lines("json"))
         self.log = Log(sink, sink, level="info")
+        self.places = Places(Gate(100), 0, 64, lambda client, reached: client.host, losses)
         self.relays = Relays(BufferPool(), 60.0, 10.0, 1 << 30)
         self.associations = Associations(60.0)
         self.policy = self

@@ -131,6 +131,9 @@ class Limits:
     """[limits]: how much, and how long, one worker lets a client have."""
 
     sessions: int = number(10_000, low=1, high=SESSIONS_MAX)
+    sessions_per_client: int = number(0, low=0, high=SESSIONS_MAX)  # 0: a fair share
+    # More than a busy host has: a browser with QUIC or a game uses a few.
+    associations_per_client: int = number(64, low=1, high=SESSIONS_MAX)
     handshake_seconds: float = seconds(10, high=STEP_SECONDS_MAX, zero=False)
     connect_seconds: float = seconds(10, high=STEP_SECONDS_MAX, zero=False)
     # At 0 each of these would end what it watches over as soon as it begins.
@@ -255,7 +258,7 @@ TABLES: dict[str, Table] = {
 NOT_YET: dict[Table, dict[str, object]] = {
     Server: {},
     Log: {},
-    Limits: {"sessions_per_client": 0},
+    Limits: {},
     Resolver: {"nameservers": []},
     Listen: {},
     Via: {},

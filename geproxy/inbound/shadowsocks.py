@@ -8,7 +8,6 @@ from geproxy.crypto.salts import SaltMaker
 from geproxy.crypto.secret import Secret
 from geproxy.errors import AuthenticationError, CommandError, ProtocolError, ReplayError
 from geproxy.net.buffers import BufferPool
-from geproxy.net.deadline import absorb
 from geproxy.net.sealed import SealedStream
 from geproxy.seams import Store
 from geproxy.streams import Stream
@@ -57,14 +56,14 @@ class ShadowsocksInbound:
         """Read the target.
 
         A stranger who probes shall not tell garbage from a replay, nor either from a handshake
-        that is incomplete: no byte is answered, and the connection is read on until the deadline
+        that is incomplete: no byte is answered, and the error asks for silence until the deadline
         that an incomplete one would meet. Raises AuthenticationError, ReplayError, ProtocolError.
         """
         sealed = SealedStream(stream, self._maker, self._pool, salts=self._salts)
         try:
             target = sealed.read_message(Target, MAX_TARGET_BYTES)
-        except (AuthenticationError, ProtocolError):
-            absorb(stream)
+        except (AuthenticationError, ProtocolError) as error:
+            error.in_silence = True
             raise
         return ShadowsocksRequest(sealed, target.endpoint)
 

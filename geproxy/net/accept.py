@@ -30,7 +30,7 @@ class Gate:
     """How many sessions a worker may hold; acceptors wait in front of it."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._room = Event()
         self._room.set()
         self.count = 0
@@ -38,19 +38,19 @@ class Gate:
     def enter(self) -> None:
         """Count one session more."""
         self.count += 1
-        if self.count >= self._limit:
+        if self.count >= self.limit:
             self._room.clear()
 
     def leave(self) -> None:
         """Count one session fewer."""
         self.count -= 1
-        if self.count < self._limit:
+        if self.count < self.limit:
             self._room.set()
 
     @property
     def full(self) -> bool:
         """True at the limit."""
-        return self.count >= self._limit
+        return self.count >= self.limit
 
     def wait(self) -> None:
         """Return when there is room for one more."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Hashable
 from functools import partial
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from geproxy.errors import DeniedError
 from geproxy.net.datagram import Sockaddr
+from geproxy.net.turns import share_of
 from geproxy.terms import Address, Endpoint, plain_address
 
 # Fixed by the specification: linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
@@ -47,6 +48,7 @@ class Identity(NamedTuple):
     # On this host: whether the source of a datagram to a port of ours is a socket of the client's
     # account. None: the client is on another host, and its address tells.
     owns: Owns | None = None
+    share: Hashable = None  # the key of its source's share, as SocketOwners.share_of() gives it
 
 
 class SocketOwners:
@@ -94,11 +96,20 @@ class SocketOwners:
         """
         interface = self._interface_of(client, reached)
         if client.address not in self._own:
-            return Identity(client.address, interface)
+            return Identity(client.address, interface, share=share_of(client.address))
         uid = self._uid_of_connection(client, reached, interface)
         if uid is None:
             raise DeniedError(self.fault or "no account of this host has the client's connection")
-        return Identity(client.address, interface, partial(self._is_of, uid))
+        return Identity(client.address, interface, partial(self._is_of, uid), ("uid", uid))
+
+    def share_of(self, client: Endpoint, reached: Endpoint) -> Hashable:
+        """Return the key of a connection's share: the account's on this host, else turns.share_of.
+
+        What this host's clients have closed is no account's any more, and one share.
+        """
+        if client.address not in self._own:
+            return share_of(client.address)
+        return "uid", self._uid_of_connection(client, reached, 0)
 
     def _interface_of(self, client: Endpoint, reached: Endpoint) -> int:
         """Find our end of the connection on one interface after the other. Raises DeniedError."""

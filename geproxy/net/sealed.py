@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from geproxy.crypto.salts import SaltMaker
-from geproxy.errors import ProtocolError, ReplayError, ResetError
+from geproxy.errors import AuthenticationError, ProtocolError, ReplayError, ResetError
 from geproxy.net.buffers import READ_BYTES, BufferPool, plain_room_bytes
 from geproxy.net.messages import MessageReader
 from geproxy.seams import Store
@@ -22,9 +22,8 @@ from geproxy.wire.shadowsocks import (
 class SealedStream(MessageReader):
     """What goes in is sealed onto *inner*, what comes out was opened and is authentic.
 
-    *maker* makes our salts, and holds the key. *head* is sent in front of the first bytes, in one
-    segment with them. *salts* remembers the salts of a listener's clients, so that none is served
-    twice; without it, only those of our own are refused.
+    *maker* makes our salts, and holds the key. *head* is sent in one segment with the first bytes.
+    *salts* are those of a listener's clients, none served twice; without it only ours are refused.
     """
 
     __slots__ = (
@@ -107,8 +106,7 @@ class SealedStream(MessageReader):
             return self.recv_into(buffer) if count else count
         lent = self._pool.take(len(buffer))
         try:
-            # What is opened is shorter, so that there is room for all of it: a whole chunk that
-            # stayed behind would wait, unseen, for more to come.
+            # All that is opened has room: a whole chunk left behind would wait unseen for more.
             return self._read(lent[: len(buffer)], buffer)
         finally:
             self._pool.give(lent)
@@ -155,6 +153,8 @@ class SealedStream(MessageReader):
             raise ReplayError("a stream that was sent before")
 
     def _check_end(self, have_bytes: int) -> None:
+        if self._salts is not None and (self._salt or (have_bytes and self._opener is None)):
+            raise AuthenticationError("the stream ended before its first whole chunk")
         if have_bytes or not (self._opener is None or self._opener.between_chunks):
             raise ProtocolError("the stream ended inside a chunk")
 

@@ -53,6 +53,7 @@ class Pulse:
             if shown != len(self._sessions):
                 shown = len(self._sessions)
                 show_title(self._assignment.number, shown)
+            self._site.places.report()
             self._site.log.flush()
             sleep(self._pause_seconds)
 

@@ -15,13 +15,14 @@ from types import FrameType
 
 from geproxy.errors import GeproxyError, ShutdownError
 from geproxy.net import sockopt
-from geproxy.net.accept import Gate, accept_clients
+from geproxy.net.accept import accept_clients
 from geproxy.net.greenlets import (
     Event,
     assert_fork_safe,
     getcurrent,
     greenlet,
     interrupt,
+    interrupter,
     prepare_loop,
     spawn,
     stacks,
@@ -95,7 +96,7 @@ class Worker:
         self._control = assignment.control
         self._orders = Obedience(assignment.control)
         self._site = site
-        self._gate = Gate(assignment.settings.limits.sessions)
+        self._places = site.places
         self._sessions: set[greenlet] = set()
         self._acceptors: list[greenlet] = []
         self._lasting = Lasting(self._died)
@@ -118,6 +119,7 @@ class Worker:
         self._leaving.wait()
         self._lasting.run("drain", self._wait_for_sessions)
         self._lasting.attempt("farewell", self._farewell)
+        self._site.places.report()
         self._assignment.log.conclude()
         return 0
 
@@ -139,13 +141,14 @@ class Worker:
 
     def _wait_for_sessions(self) -> None:
         """Return when the last session has ended, or it is time to leave."""
-        while self._sessions or self._slots.busy:
+        while self._sessions or self._slots.busy or self._places.silence:
             left = self._leave_by - time.monotonic()
             if left <= 0:
                 return
             self._news.clear()
-            # UDP clients leave without a word.
-            self._news.wait(min(left, BEAT_SECONDS if self._slots.busy else LEAVING_LOOK_SECONDS))
+            # UDP clients leave without a word, and so do strangers.
+            quiet = self._slots.busy or self._places.silence
+            self._news.wait(min(left, BEAT_SECONDS if quiet else LEAVING_LOOK_SECONDS))
 
     # -- the master's word -----------------------------------------------------------------
 
@@ -209,21 +212,25 @@ class Worker:
         self._slots.serve()
 
     def _accept_from(self, sock: socket.socket, listener: Listener) -> None:
-        accept = partial(
-            accept_clients, sock, self._gate, partial(self._welcome, listener), self._complain
-        )
+        welcome = partial(self._welcome, listener)
+        accept = partial(accept_clients, sock, self._places.gate, welcome, self._complain)
         try:
             self._lasting.run("acceptor", accept)
         finally:
             sock.close()  # only now: its watcher had to go first
 
     def _welcome(self, listener: Listener, client: SocketStream) -> None:
+        place = self._places.enter(client)
+        if place is None:
+            client.abort()
+            return
         try:
             session = spawn(partial(self._serve, client, listener))
         except BaseException:
+            self._places.leave(client)
             client.close()
             raise
-        self._gate.enter()
+        place.evict_by(interrupter(session))
         self._served += 1
         self._sessions.add(session)
 
@@ -234,7 +241,7 @@ class Worker:
             pass  # told to end after its own end had begun
         finally:
             self._sessions.discard(getcurrent())
-            self._gate.leave()
+            self._places.leave(client)
             if self._leaving.is_set():
                 self._news.set()
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterator
 from functools import partial
 from itertools import islice
 from time import monotonic
@@ -14,6 +14,7 @@ from geproxy.errors import GeproxyError, LimitError, ShutdownError
 from geproxy.net.datagram import DatagramSocket, Place
 from geproxy.net.greenlets import spawn
 from geproxy.net.timeslice import begin, give_way
+from geproxy.net.turns import GREED, share_of
 from geproxy.relay.datagram import Association, Ended, Reply
 from geproxy.seams import DatagramCodec
 from geproxy.terms import Endpoint
@@ -51,7 +52,9 @@ class Mappings:
         self._codec = codec
         self._keeper = keeper
         clients.lost = self._lost
-        self._live: dict[Place, Association] = {}
+        # Of OrderedDict: the oldest are looked at, and moved to the end.
+        self._live: OrderedDict[Place, Association] = OrderedDict()
+        self._shares: dict[Hashable, OrderedDict[Place, Association]] = {}
         self._parting = 0
         self.dropped: Counter[str] = Counter()  # what belongs to no association
 
@@ -92,15 +95,21 @@ class Mappings:
         return True
 
     def _add(self, source: Place) -> Association:
-        if len(self._live) >= MAPPINGS:
-            self._make_room()
         client = self._clients.client(source)
+        share = share_of(client.address)
+        own = self._shares.get(share)
+        left = MAPPINGS - len(self._live) - 1
+        if own and len(own) >= GREED * left:
+            self._make_room(own, f"more than a fair share of {MAPPINGS} clients")
+        elif left < 0:
+            self._make_room(self._live, f"more than {MAPPINGS} clients")
 
         def ended(error: Exception) -> None:
             self._end(source, association, error)
 
         association = self._keeper.meet(client, partial(self._reply, source), ended)
         self._live[source] = association
+        self._shares.setdefault(share, OrderedDict())[source] = association
         return association
 
     def _reply(self, source: Place, head: bytes, data: bytes) -> None:
@@ -111,23 +120,29 @@ class Mappings:
         if association is not None:
             association.lose_down(code, size)
 
-    def _make_room(self) -> None:
-        """End the mapping that has been quiet for longest among the oldest."""
-        oldest = list(islice(self._live.items(), CHANCES))
+    def _make_room(self, among: OrderedDict[Place, Association], reason: str) -> None:
+        """End the mapping that has been quiet for longest among the oldest of *among*."""
+        oldest = list(islice(among.items(), CHANCES))
         # A sweep finds many alike: then one that asked once goes before one that asks on.
         source, quietest = min(oldest, key=lambda item: (item[1].quiet_since, item[1].up_datagrams))
-        for other, association in oldest:  # the next look is at others
-            if other != source:
-                del self._live[other]
-                self._live[other] = association
-        self._end(source, quietest, LimitError(f"more than {MAPPINGS} clients"))
+        for other, _ in oldest:  # the next look is at others
+            among.move_to_end(other)
+        self._end(source, quietest, LimitError(reason))
 
     def _end(self, source: Place, association: Association, error: Exception) -> None:
         """End a mapping; a second end of it must not meet the one that has its place by then."""
         if self._live.get(source) is association:
-            del self._live[source]
+            self._remove(source)
             self._parting += 1
             spawn(partial(self._do_part, association, error))
+
+    def _remove(self, source: Place) -> None:
+        del self._live[source]
+        share = share_of(self._clients.client(source).address)
+        own = self._shares[share]
+        del own[source]
+        if not own:
+            del self._shares[share]
 
     def _do_part(self, association: Association, error: Exception) -> None:
         try:
@@ -142,7 +157,8 @@ class Mappings:
     def bequeath(self) -> Iterator[tuple[dict[str, object], list[int]]]:
         """Give every client away: what is known of it, and the descriptors of its ports."""
         while self._live:
-            source, association = self._live.popitem()
+            source, association = next(reversed(self._live.items()))
+            self._remove(source)
             message, descriptors = self._keeper.give(association)
             yield {"source": self._clients.describe(source), **message}, descriptors
 

@@ -75,7 +75,16 @@ ACCEPTED = [  # lines, table, what is another than by default
         "[limits]\nudp_rebind_seconds = 60", "limits", {"udp_rebind_seconds": 60}, id="a takeover"
     ),
     pytest.param("[limits]\nbind_seconds = 9", "limits", {"bind_seconds": 9}, id="a wait for BIND"),
-    pytest.param("[limits]\nsessions_per_client = 0", "limits", {}, id="no limit for a client"),
+    pytest.param("[limits]\nsessions_per_client = 0", "limits", {}, id="a fair share"),
+    pytest.param(
+        "[limits]\nsessions_per_client = 5", "limits", {"sessions_per_client": 5}, id="a limit"
+    ),
+    pytest.param(
+        "[limits]\nassociations_per_client = 5",
+        "limits",
+        {"associations_per_client": 5},
+        id="associations",
+    ),
     pytest.param("[resolver]\nnameservers = []", "resolver", {}, id="the system's resolver"),
     pytest.param('[resolver]\nfamily = "ipv6"', "resolver", {"family": "ipv6"}, id="a family"),
 ]
@@ -342,8 +351,6 @@ def test_what_is_wrong_is_said_under_its_key(text, beginnings, conf):
 
 
 NOT_YET = [
-    ("limits", "sessions_per_client", "5"),
-    ("limits", "sessions_per_client", "false"),
     ("resolver", "nameservers", '["9.9.9.9"]'),
 ]
 

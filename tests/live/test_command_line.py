@@ -29,7 +29,7 @@ level = "loud"
 colour = true
 [limits]
 sessions = 1.5
-sessions_per_client = 4
+sessions_per_client = -1
 [resolver]
 nameservers = ["192.0.2.53"]
 [listen.a]

@@ -166,7 +166,12 @@ def test_a_client_of_another_host_is_known_by_its_address() -> None:
     made = SocketOwners(NoAddress())
     client = Endpoint(ip_address("192.0.2.1"), 9)
     reached = Endpoint(ip_address("192.0.2.2"), 1080)
-    assert made.identify(client, reached) == Identity(client.address)
+    assert made.identify(client, reached) == Identity(client.address, share=client.address)
+    assert made.share_of(client, reached) == client.address
+    other = Endpoint(ip_address("2001:db8::1"), 9)
+    assert made.share_of(other, reached) == made.share_of(
+        Endpoint(ip_address("2001:db8::ffff"), 7), reached
+    )
     made.close()
 
 

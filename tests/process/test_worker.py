@@ -122,12 +122,12 @@ def test_a_client_whose_session_cannot_begin_takes_no_place(
     spawn = Once(greenlets.spawn)
     held.order(Verb.SERVE)
     held.greets()
-    until(lambda: held.worker._gate.count == 0)
+    until(lambda: held.worker._places.gate.count == 0)
     monkeypatch.setattr("geproxy.process.worker.spawn", spawn)
     lost = gsocket.create_connection(held.listening.getsockname())
     assert lost.recv(1) == b""
     lost.close()
-    assert held.worker._gate.count == 0
+    assert held.worker._places.gate.count == 0
     held.greets()
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
+from itertools import count
 from typing import Any
 
 import gevent
@@ -196,12 +197,14 @@ def test_where_there_is_no_room_the_quietest_of_the_oldest_goes(
 ) -> None:
     monkeypatch.setattr(module, "MAPPINGS", CHANCES + 4)
     with ExitStack() as held:
-        clients = [held.enter_context(udp_peer()) for _ in range(CHANCES + 4)]
+        # Each of a source of its own, so that no share binds.
+        hosts = (f"127.0.0.{number}" for number in count(2))
+        clients = [held.enter_context(udp_peer(next(hosts))) for _ in range(CHANCES + 4)]
         for client in clients:
             listener.meets(client)
         for number, association in enumerate(listener.of):
             association.quiet_since = 1000.0 - number
-        newcomer = held.enter_context(udp_peer())
+        newcomer = held.enter_context(udp_peer(next(hosts)))
         listener.meets(newcomer)
         until(lambda: listener.parted)
         # The last client has been quiet for longest, but is not among the oldest.
@@ -210,9 +213,26 @@ def test_where_there_is_no_room_the_quietest_of_the_oldest_goes(
         assert isinstance(why, LimitError)
         assert len(listener.mappings) == CHANCES + 4
         # The next look is at others first.
-        listener.meets(held.enter_context(udp_peer()))
+        listener.meets(held.enter_context(udp_peer(next(hosts))))
         until(lambda: len(listener.parted) == 2)
         assert listener.parted[1][0] == clients[-1].endpoint
+
+
+def test_a_source_that_takes_more_than_its_share_loses_its_own_mappings(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = 16
+    monkeypatch.setattr(module, "MAPPINGS", places)
+    with ExitStack() as held:
+        other = held.enter_context(udp_peer("127.0.0.2"))
+        port = listener.meets(other)
+        greedy = [held.enter_context(udp_peer()) for _ in range(places * 2)]
+        for client in greedy:
+            listener.meets(client)
+        until(lambda: len(listener.mappings) <= places * 3 // 4)
+        assert {who.host for who, _ in listener.parted} == {LOOPBACK}
+        assert all(isinstance(why, LimitError) for _, why in listener.parted)
+        assert listener.meets(other) == port
 
 
 def test_all_can_be_ended_for_one_reason(listener: Listener) -> None:

@@ -183,7 +183,8 @@ class MemoryStream:
     def stop_calling(self) -> None:
         """Forget the callback."""
         if self._caller is not None:
-            self._caller.kill()
+            # The loop itself may call this, and must not wait.
+            self._caller.kill(block=gevent.getcurrent() is not gevent.get_hub())
             self._caller = None
 
     def wait_readable(self) -> None:

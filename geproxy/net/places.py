@@ -1,0 +1,193 @@
+"""The places of one worker's clients: who may have one, and who loses it when they run short.
+
+The common case, with places to spare, costs two entries in dicts. Sources are told apart only where
+something runs short: above three quarters of all places, and of the part for the unproven.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from geproxy.errors import EvictedError, GeproxyError, LimitError
+from geproxy.net.accept import Gate
+from geproxy.net.crowd import Crowd
+from geproxy.net.silence import Silence
+from geproxy.net.turns import GREED
+from geproxy.streams import Stream
+from geproxy.terms import Endpoint
+
+# Chosen here
+UNPROVEN_PART = 4  # who has shown nothing yet gets one place in so many
+# Never fewer than these, where there are as many: a page's connections come in one burst.
+UNPROVEN_LEAST = 16
+# A count begun above three quarters goes on until use is below a half, or each connection that
+# comes and goes at the edge would begin one.
+RELAXED_PART = 2
+
+ShareOf = Callable[[Endpoint, Endpoint], Hashable]
+Tell = Callable[[str, int, Endpoint], None]
+
+
+class Place:
+    """One client connection's place, from Places.enter() to Places.leave()."""
+
+    __slots__ = ("drop", "held", "share", "stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.drop: Callable[[], None] = stream.abort  # ends the connection before its time
+        self.held = False  # in silence, without a session
+        self.share: Hashable = None  # None: nobody has asked
+
+    def evict_by(self, interrupt: Callable[[GeproxyError], None]) -> None:
+        """Have the session end by *interrupt*, should its client be dropped."""
+        self.drop = lambda: interrupt(EvictedError("too many clients have proven nothing yet"))
+
+
+class Places:
+    """Everything is for one thread, the loop's, and nothing waits."""
+
+    def __init__(
+        self, gate: Gate, per_client: int, associations: int, share_of: ShareOf, tell: Tell
+    ) -> None:
+        """*per_client* 0 is a fair share; *associations* is a limit of each source's.
+
+        *share_of* gets both ends of a client's connection. *tell* gets why clients lost their
+        connections, how many did, and one of them.
+        """
+        sessions = gate.limit
+        self.gate = gate
+        self._per_client = per_client
+        self._associations_limit = associations
+        self._share_of = share_of
+        self._tell = tell
+        self._short = _three_quarters(sessions)
+        self._budget = max(sessions // UNPROVEN_PART, min(sessions, UNPROVEN_LEAST))
+        self._places: dict[Stream, Place] = {}
+        self._unproven: OrderedDict[Stream, Place] = OrderedDict()
+        self._sources: Crowd[Place] | None = None
+        if per_client:
+            self._sources = Crowd(self._share, ())
+        self._strangers: Crowd[Place] | None = None
+        self._associations: Counter[Hashable] = Counter()
+        self._losses: dict[str, tuple[int, Endpoint]] = {}
+        self.silence = Silence(self._forget)
+
+    def enter(self, stream: Stream) -> Place | None:
+        """Give a new client its place, at another's cost if need be. None: its source has its share
+        already; the caller ends the connection.
+        """
+        place = Place(stream)
+        if self._sources is None and self.gate.count >= self._short:
+            self._sources = Crowd(self._share, self._places.values())
+        if self._sources is not None:
+            self._sources.count_some()
+            if not self._may_hold(self._sources.held(self._share(place))):
+                self._lose("share", stream)
+                return None
+            self._sources.add(place)
+        self.gate.enter()
+        self._places[stream] = place
+        self._unproven[stream] = place
+        if self._strangers is not None or len(self._unproven) >= _three_quarters(self._budget):
+            self._watch_strangers(place)
+        if len(self._unproven) > self._budget or (
+            self.gate.full and len(self._unproven) > UNPROVEN_LEAST
+        ):
+            self._drop_one()
+        return place
+
+    def _may_hold(self, held: int) -> bool:
+        if self._per_client:
+            return held < self._per_client
+        # A client who has no place yet finds one; who has some may have three times what is left.
+        return not held or held < GREED * (self.gate.limit - self.gate.count - 1)
+
+    def _watch_strangers(self, newest: Place) -> None:
+        if self._strangers is None:
+            self._strangers = Crowd(self._share, self._unproven.values())
+        else:
+            self._strangers.add(newest)
+        self._strangers.count_some()
+
+    def _drop_one(self) -> None:
+        """Drop the oldest unproven client of the source that has most of them."""
+        if self._strangers is not None and self._strangers.complete:
+            victim = self._strangers.oldest_of_greediest()
+        else:
+            victim = next(iter(self._unproven.values()))
+        self._settle(victim.stream)
+        self._lose("unproven", victim.stream)
+        victim.drop()
+
+    def _lose(self, reason: str, stream: Stream) -> None:
+        count, _ = self._losses.get(reason, (0, None))
+        self._losses[reason] = count + 1, stream.peer
+
+    def prove(self, stream: Stream) -> None:
+        """Note that the client has shown that it is one."""
+        if stream in self._unproven:
+            self._settle(stream)
+
+    def _settle(self, stream: Stream) -> None:
+        place = self._unproven.pop(stream)
+        if self._strangers is not None:
+            self._strangers.discard(place)
+            if len(self._unproven) < self._budget // RELAXED_PART:
+                self._strangers = None
+
+    def hold(self, stream: Stream, until_seconds: float) -> None:
+        """Keep a stranger in silence, beyond its session; see Silence.hold()."""
+        place = self._places.get(stream)
+        self.silence.hold(stream, until_seconds)
+        if place is not None:
+            place.held = True
+            place.drop = partial(self.silence.abort, stream)
+
+    def leave(self, stream: Stream) -> None:
+        """Take the place back at the end of the session, unless its client is held in silence."""
+        if not self._places[stream].held:
+            self._forget(stream)
+
+    def _forget(self, stream: Stream) -> None:
+        place = self._places.pop(stream, None)
+        if place is None:
+            return
+        self.prove(stream)
+        self.gate.leave()
+        if self._sources is not None:
+            self._sources.discard(place)
+            if not self._per_client and self.gate.count < self.gate.limit // RELAXED_PART:
+                self._sources = None
+
+    @contextmanager
+    def association(self, share: Hashable) -> Iterator[None]:
+        """Count one UDP association of *share* while this is entered. Raises LimitError."""
+        if self._associations[share] >= self._associations_limit:
+            raise LimitError(f"more than {self._associations_limit} associations of one source")
+        self._associations[share] += 1
+        try:
+            yield
+        finally:
+            self._associations[share] -= 1
+            if not self._associations[share]:
+                del self._associations[share]
+
+    def _share(self, place: Place) -> Hashable:
+        if place.share is None:
+            place.share = self._share_of(place.stream.peer, place.stream.bound)
+        return place.share
+
+    def report(self) -> None:
+        """Tell how many clients have lost their connections since the last call, by reason."""
+        losses, self._losses = self._losses, {}
+        for reason, (count, client) in losses.items():
+            self._tell(reason, count, client)
+
+
+def _three_quarters(number: int) -> int:
+    """Return what is left of *number* beside a quarter; all of it where that is too small."""
+    return number - number // 4
