@@ -72,7 +72,7 @@ def _read_listener(reading: Reading, entry: Entry, *, guarded: bool) -> Listen |
     if url.scheme in SOCKS_SCHEMES and users is None and not guarded:
         _check_closed(reading, entry, url)
     if url.scheme in TUNNELS:
-        _check_tunnel(reading, entry, url)
+        _check_tunnel(reading, entry, url, guarded=guarded)
     nobody = None if users is None else dummy_hash(users.values())
     return Listen(name=entry.name, nobody=nobody, **(entry.values | {"users": users}))
 
@@ -98,13 +98,19 @@ def _check_scheme(reading: Reading, entry: Entry, url: ListenUrl) -> None:
             reading.complain(f"{entry.key}.{name}", REASONS.get((name, url.scheme), text))
 
 
-def _check_tunnel(reading: Reading, entry: Entry, url: ListenUrl) -> None:
+def _check_tunnel(reading: Reading, entry: Entry, url: ListenUrl, *, guarded: bool) -> None:
     if not entry.names("target"):
         example = 'target = "example.net:443"'
         how = f"for example {example}" if reading.of_file else f"it takes a file, with {example}"
         reading.complain(f"{entry.key}.target", f"is missing; {how}")
     if url.scheme == "udp" and not entry.values.get("udp", True):
         reading.complain(f"{entry.key}.udp", "is false, and udp:// has nothing else")
+    if not (url.loopback or guarded or entry.values.get("open", False)):
+        reading.warn(
+            f"{entry.key}.url",
+            "anyone who reaches this address can use the tunnel; add a rule with client, listen "
+            "on a loopback address such as 127.0.0.1, or set open = true",
+        )
 
 
 def _read_users(

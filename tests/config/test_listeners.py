@@ -401,3 +401,35 @@ def test_two_listeners_share_no_port_of_one_transport(one, other, shared, turned
         assert len(load(path).listen) == 2
     else:
         assert problems_of(path) == [f"listen.b.url: listen.a has {shared} of this address already"]
+
+
+# -- tunnels that other machines reach ---------------------------------------------------------
+
+OPEN_TUNNEL = (
+    "listen.a.url: anyone who reaches this address can use the tunnel; add a rule with client, "
+    "listen on a loopback address such as 127.0.0.1, or set open = true"
+)
+GUARD = '[[rule]]\nclient = ["192.0.2.0/24"]\naction = "direct"\n'
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "udp"])
+@pytest.mark.parametrize(
+    ("host", "more", "warned"),
+    [
+        pytest.param("192.0.2.1", "", True, id="one address"),
+        pytest.param("", "", True, id="every address"),
+        pytest.param("0.0.0.0", "open = false\n", True, id="said to be closed"),
+        pytest.param("192.0.2.1", f'{GUARD}listen = ["b"]\n', True, id="a rule for another"),
+        pytest.param("192.0.2.1", '[[rule]]\naction = "deny"\nport = [7]\n', True, id="no client"),
+        pytest.param("127.0.0.1", "", False, id="loopback"),
+        pytest.param("[::1]", "", False, id="loopback of IPv6"),
+        pytest.param("192.0.2.1", "open = true\n", False, id="open on purpose"),
+        pytest.param("192.0.2.1", GUARD, False, id="a rule for all"),
+        pytest.param("192.0.2.1", f'{GUARD}listen = ["a"]\n', False, id="a rule for it"),
+    ],
+)
+def test_a_tunnel_that_other_machines_reach_is_warned_of(scheme, host, more, warned, conf):
+    tunnel = f'url = "{scheme}://{host}:53"\ntarget = "example.net:53"\n'
+    other = '[listen.b]\nurl = "socks5://127.0.0.1:0"\n'
+    found = load(conf(f"{other}[listen.a]\n{tunnel}{more}"))
+    assert [str(one) for one in found.warnings] == [OPEN_TUNNEL] * warned
