@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from geproxy.config import secretfile, settings
 from geproxy.config.account import Account, account_of, gid_of
 from geproxy.config.listeners import read_listeners
+from geproxy.config.loops import refuse_loops
 from geproxy.config.rules import read_rules, warn_of_strangers
 from geproxy.config.settings import BUILT_IN_VIAS, Limits, Log, Resolver, Server, Settings
 from geproxy.config.table import Reading, Values, shown
@@ -143,6 +144,7 @@ def _read_named(reading: Reading, document: Mapping[str, object]) -> Values:
     found_rules = read_rules(reading, rules, _names(listeners), ways)
     found = read_listeners(reading, listeners, ways, found_rules)
     warn_of_strangers(reading, rules, found_rules, found)
+    refuse_loops(reading, found, found_vias, found_rules)
     return {"via": found_vias, "rule": found_rules, "listen": found}
 
 
