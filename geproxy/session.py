@@ -29,6 +29,7 @@ from geproxy.net.forward import Flow
 from geproxy.net.greenlets import Crew, getcurrent, interrupter, sleep
 from geproxy.net.messages import peek, read_to_end
 from geproxy.net.owners import SocketOwners
+from geproxy.net.ownways import OwnWays
 from geproxy.net.places import Places
 from geproxy.net.turns import share_of
 from geproxy.observe.log import Failure, Log
@@ -44,6 +45,7 @@ from geproxy.terms import Command, Endpoint, Outcome
 # RFC 1928 §6 wants the connection closed within 10 s of a refusal; this is enough to deliver it.
 LINGER_SECONDS = 2.0
 UNSPECIFIED = IPv4Address(0)
+DIRECT = "direct"  # the way out without a peer
 WATCH_SECONDS = 0.5  # of a BIND whose client spoke early: its port closes within a second
 
 
@@ -60,6 +62,8 @@ class Site(Protocol):
     def owners(self) -> SocketOwners: ...
     @property
     def places(self) -> Places: ...
+    @property
+    def own_connections(self) -> OwnWays: ...
     @property
     def announcer(self) -> Announcer: ...
     @property
@@ -130,12 +134,22 @@ def one_spelling(request: Request) -> Endpoint:
 
 def connect(request: Request, subject: Subject, record: Record, site: Site) -> None:
     """Open the way to the target, say so, and relay until both sides are done."""
+    path = site.own_connections.path(record.client, subject.listener.name)
     route = site.policy.decide(subject, request.target)
     record.via = route.outbound.name
     dial_started = time.monotonic()
     target = route.outbound.connect(route.target, route.permit, subject.client)
     record.connected(target, dial_started)
-    relay(request, target, target.bound, record, site)
+    if route.outbound.name == DIRECT and subject.listener.target is None:
+        # Where its client chooses each target, our own ports are refused: no loop runs by itself.
+        relay(request, target, target.bound, record, site)
+        return
+    end = target.bound
+    site.own_connections.add(end, path)
+    try:
+        relay(request, target, end, record, site)
+    finally:
+        site.own_connections.discard(end)
 
 
 def relay(request: Request, target: Stream, bound: Endpoint, record: Record, site: Site) -> None:

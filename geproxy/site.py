@@ -23,6 +23,7 @@ from geproxy.net.dialer import Dialer
 from geproxy.net.kernelside import tcp_memory_bytes
 from geproxy.net.nat64 import Discovery
 from geproxy.net.owners import SocketOwners
+from geproxy.net.ownways import OwnWays
 from geproxy.net.places import Places
 from geproxy.net.resolver import Resolver
 from geproxy.net.route import OwnAddresses
@@ -79,6 +80,7 @@ class Site:
         nat64 = Nat64()
         self._discovery = Discovery(look_up, nat64)
         dialer = Dialer(self._resolver, limits.connect_seconds, nat64)
+        self.own_connections = OwnWays()
         outbounds: list[Outbound] = [DirectOutbound(dialer)]
         outbounds += [OUTBOUNDS[via.url.scheme](via, dialer, self.pool) for via in settings.via]
         self.outbounds = {outbound.name: outbound for outbound in outbounds}

@@ -36,6 +36,7 @@ from geproxy.net.accept import Gate
 from geproxy.net.buffers import BufferPool
 from geproxy.net.dial import dial_error
 from geproxy.net.greenlets import interrupt
+from geproxy.net.ownways import OwnWays
 from geproxy.net.places import Places
 from geproxy.net.sockopt import reset_on_close
 from geproxy.net.stream import SocketStream
@@ -139,6 +140,7 @@ class Stage:
         self.places = Places(Gate(100), 0, 64, lambda client, reached: client.host, losses)
         self.relays = Relays(BufferPool(), 60.0, 10.0, 1 << 30)
         self.associations = Associations(60.0)
+        self.own_connections = OwnWays()
         self.policy = self
         self.command = Command.CONNECT
         self.user: str | None = "alice"

@@ -149,5 +149,5 @@ def test_a_way_that_leads_on_is_accepted(text, problems):
 
 
 def test_a_command_line_that_leads_back_to_itself_is_refused():
-    with pytest.raises(ConfigError, match="listen.listen1.via: leads back to itself"):
+    with pytest.raises(ConfigError, match=r"listen\.listen1\.via: leads back to itself"):
         from_urls([f"ss://{SECRET}@127.0.0.1:8388"], f"ss://{SECRET}@localhost:8388")
