@@ -10,7 +10,7 @@ import dataclasses
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from geproxy.config import secretfile, settings
 from geproxy.config.account import Account, account_of, gid_of
@@ -20,9 +20,11 @@ from geproxy.config.rules import read_rules, warn_of_strangers
 from geproxy.config.settings import BUILT_IN_VIAS, Limits, Log, Resolver, Server, Settings
 from geproxy.config.table import Reading, Values, shown
 from geproxy.config.vias import read_vias
+from geproxy.config.writers import writers_of
 from geproxy.errors import ConfigError, Problem
 
 # Chosen here
+FILE_SETTINGS = ("users", "password_file", "key_file", "client_file", "to_file")
 COMMAND_LINE = "command line"
 COMMAND_LINE_VIA = "via1"
 _PIDFILE_LINE = re.compile(r"""^\s*pidfile\s*=\s*["']([^"'\0]*)["']""", re.M)
@@ -44,6 +46,7 @@ def load(path: str, label: str | None = None) -> Settings:
         raise ConfigError([Problem("", f"cannot be read: {error.strerror}")]) from error
     except ValueError as error:
         raise ConfigError([Problem("", str(error))]) from error
+    _check_writers(reading, path, document)
     found = _read_document(reading, label or path, document)
     if reading.holds_secret:
         try:
@@ -146,6 +149,42 @@ def _read_named(reading: Reading, document: Mapping[str, object]) -> Values:
     warn_of_strangers(reading, rules, found_rules, found)
     refuse_loops(reading, found, found_vias, found_rules)
     return {"via": found_vias, "rule": found_rules, "listen": found}
+
+
+def _check_writers(reading: Reading, path: str, document: Mapping[str, object]) -> None:
+    """Complain of every file here that others may write, and of folders above it; each once."""
+    files = [("", os.path.abspath(path)), *_files(reading, document)]
+    told: set[str] = set()
+    for key, file in files:
+        wrong, odd = writers_of(file)
+        for text in wrong:
+            if text not in told:
+                reading.complain(key, text)
+        for text in odd:
+            if text not in told:
+                reading.warn(key, text)
+        told.update(wrong, odd)
+
+
+def _files(reading: Reading, document: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield the key and the path of each file that decides, be the rest of its table wrong."""
+    listeners, vias = document.get("listen"), document.get("via")
+    named = [(f"listen.{shown(name)}", table) for name, table in _items(listeners)]
+    named += [(f"via.{shown(name)}", table) for name, table in _items(vias)]
+    rules = document.get("rule")
+    named += [
+        (f"rule.{number}", table)
+        for number, table in enumerate(rules if isinstance(rules, list) else (), start=1)
+    ]
+    for key, table in named:
+        for setting in FILE_SETTINGS:
+            value = table.get(setting) if isinstance(table, dict) else None
+            if isinstance(value, str) and value and "\0" not in value:
+                yield f"{key}.{setting}", reading.absolute(value)
+
+
+def _items(tables: object) -> list[tuple[str, object]]:
+    return list(tables.items()) if isinstance(tables, dict) else []
 
 
 def _account(reading: Reading, server: Server) -> Account | None:

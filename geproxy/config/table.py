@@ -107,7 +107,11 @@ class Reading:
         result = setting.read(value)
         if setting.words is None or result in setting.words:
             return result
-        return os.path.join(self._folder or "/", str(result))
+        return self.absolute(str(result))
+
+    def absolute(self, path: str) -> str:
+        """Give *path* as it counts from the folder where relative ones start."""
+        return os.path.join(self._folder or "/", path)
 
 
 def shown(name: str) -> str:

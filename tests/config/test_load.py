@@ -395,7 +395,7 @@ def test_ten_wrong_settings_give_ten_problems(conf):
         pytest.param("al:hunter2@", 0o640, False, id="read by the group"),
         pytest.param("al:hunter2@", 0o644, True, id="read by others"),
         pytest.param("al:hunter2@", 0o620, True, id="written by the group"),
-        pytest.param("", 0o666, False, id="no secret to be read"),
+        pytest.param("", 0o644, False, id="no secret to be read"),
     ],
 )
 def test_a_file_with_a_password_is_kept_from_others(text, mode, wrong, conf):
