@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from geproxy.ending import fault, report
 from geproxy.errors import GeproxyError, IdleError
 from geproxy.net.datagram import DatagramSocket
 from geproxy.observe.record import Record
 from geproxy.relay.datagram import Association, Ended, Reply
 from geproxy.relay.mappings import Mappings
 from geproxy.seams import Listener, Subject
-from geproxy.session import Site, fault, open_association, report
+from geproxy.session import Site, open_association
 from geproxy.terms import Command, Endpoint
 
 # Fixed by the specification

@@ -9,17 +9,14 @@ from functools import partial
 from ipaddress import IPv4Address
 from typing import Protocol
 
+from geproxy.ending import fault, part, report
 from geproxy.errors import (
-    AuthenticationError,
-    DeadlineError,
     DeniedError,
     DialError,
     EvictedError,
     GeproxyError,
     ProtocolError,
     ResetError,
-    ShutdownError,
-    UncheckedError,
 )
 from geproxy.hostname import canonical
 from geproxy.net.announce import Announcer
@@ -31,8 +28,7 @@ from geproxy.net.messages import peek, read_to_end
 from geproxy.net.owners import SocketOwners
 from geproxy.net.ownways import OwnWays
 from geproxy.net.places import Places
-from geproxy.net.turns import share_of
-from geproxy.observe.log import Failure, Log
+from geproxy.observe.log import Log
 from geproxy.observe.record import Record
 from geproxy.relay.associations import Associations
 from geproxy.relay.datagram import Association, Ended, Reply
@@ -42,8 +38,6 @@ from geproxy.seams import Listener, Outbound, Policy, Request, Subject, Waiting
 from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint, Outcome
 
-# RFC 1928 §6 wants the connection closed within 10 s of a refusal; this is enough to deliver it.
-LINGER_SECONDS = 2.0
 UNSPECIFIED = IPv4Address(0)
 DIRECT = "direct"  # the way out without a peer
 WATCH_SECONDS = 0.5  # of a BIND whose client spoke early: its port closes within a second
@@ -258,54 +252,3 @@ def open_association(subject: Subject, reply: Reply, ended: Ended, site: Site) -
     association = Association(subject.client, decide, reply, filtering, ended, budget)
     site.associations.add(association)
     return association
-
-
-def part(client: Stream, record: Record, error: GeproxyError, log: Log) -> None:
-    """End a session early: a refusal before the target was reached, a reset after."""
-    report(record, error, log)
-    if record.address is None:
-        turn_away(client, record.request, error, log)
-    else:
-        client.abort()  # a clean end here would pass a cut answer off as a whole one
-
-
-def turn_away(client: Stream, request: Request | None, error: GeproxyError, log: Log) -> None:
-    """Tell the client why not, and give the answer time to arrive.
-
-    Without a request the inbound has said already what its protocol can say.
-    """
-    if isinstance(error, (ResetError, DeadlineError, ShutdownError)) and request is None:
-        return  # nobody there, or one who had all the time there is
-    try:
-        if request is not None:
-            with Deadline(LINGER_SECONDS, "the refusal"):
-                request.refuse(error.outcome)
-        client.linger(LINGER_SECONDS)
-    except GeproxyError:
-        pass  # the session has its verdict; that its bearer left early adds nothing
-    except Exception as bug:
-        fault(bug, log)
-
-
-def report(record: Record, error: GeproxyError | None, log: Log) -> None:
-    """Write the session's line; a failed authentication gets one of its own besides."""
-    # With a request in hand the client has proven itself; then it is a peer that has not.
-    if isinstance(error, AuthenticationError | UncheckedError) and record.request is None:
-        user = error.user if isinstance(error, AuthenticationError) else None
-        failure = Failure(record.listen, record.client, user, str(error))
-        log.authentication_failed(share_of(record.client.address), failure, error.count)
-    record.write(log, error)
-
-
-def fault(error: Exception, log: Log) -> GeproxyError:
-    """Log a bug of ours, with the place where it happened, and give it a code."""
-    log.error("session.fault", error=repr(error), where=where_of(error))
-    return GeproxyError(type(error).__name__)
-
-
-def where_of(error: Exception) -> str | None:
-    """The file and the line where *error* was raised."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    return f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else None

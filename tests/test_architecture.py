@@ -42,7 +42,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "inbound": ("inbound", *PROTOCOL_ROOM),
     "outbound": ("outbound", *PROTOCOL_ROOM),
     "relay": ("relay", *WORDS, "net", "observe.counters"),
-    "session": ("relay", "net", "observe", *WORDS),
+    "ending": ("net", "observe", *WORDS),
+    "session": ("ending", "relay", "net", "observe", *WORDS),
     "site": (
         *("crypto", "wire", "config", "observe", "state", "net", "policy", "inbound", "outbound"),
         *("relay", "session", *WORDS),
@@ -50,13 +51,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "process": (
         *("process", *WORDS, "VERSION", "config", "observe.log", "state.shared", "net.sockopt"),
     ),
-    "datagram_session": ("session", "relay", "net", "observe", *WORDS),
+    "datagram_session": ("ending", "session", "relay", "net", "observe", *WORDS),
     "process.slots": (
-        *("process", "site", "session", "datagram_session", "config", "net", "relay", *WORDS),
+        *("process", "site", "ending", "datagram_session", "config", "net", "relay", *WORDS),
     ),
     "process.obedience": ("process", "net", *WORDS),
     "process.pulse": ("process", "site", "net"),
-    "process.worker": ("process", "site", "session", "config", "observe", "net", "state", *WORDS),
+    "process.worker": (
+        *("process", "site", "ending", "session", "config", "observe", "net", "state", *WORDS),
+    ),
     "commands": ("commands", "config", "crypto", "process", "errors"),
     "cli": ("VERSION", "commands", "config", "process", "errors"),
 }

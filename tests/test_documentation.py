@@ -36,6 +36,7 @@ from geproxy.crypto.methods import (
     generate_key,
 )
 from geproxy.crypto.password import hash_password
+from geproxy.ending import report
 from geproxy.inbound.socks4 import Socks4Request
 from geproxy.net import datagram, dial, namecache, resolver, systemlookup
 from geproxy.net.budget import Budget
@@ -55,7 +56,6 @@ from geproxy.relay.datagram import WAITING_NAMES, Association
 from geproxy.relay.mappings import CHANCES, MAPPINGS
 from geproxy.relay.queue import WAITING_BYTES, WAITING_DATAGRAMS
 from geproxy.seams import Route
-from geproxy.session import report
 from geproxy.site import PEER_SALTS
 from geproxy.terms import Command, Endpoint, Filtering, plain_address
 from geproxy.wire import fragments

@@ -19,6 +19,7 @@ import pytest
 from gevent import get_hub
 from gevent.event import Event
 
+from geproxy.ending import report
 from geproxy.errors import (
     AuthenticationError,
     CommandError,
@@ -47,7 +48,7 @@ from geproxy.observe.sink import Sink
 from geproxy.relay.associations import Associations
 from geproxy.relay.stream import Relays
 from geproxy.seams import Listener, Permit, Request, Route, Subject
-from geproxy.session import report, serve
+from geproxy.session import serve
 from geproxy.streams import Stream
 from geproxy.terms import Address, Command, Endpoint, Outcome, plain_address
 from tests.support.living import set_heap_aside

@@ -17,6 +17,7 @@ from hashlib import blake2b
 
 from geproxy.config.settings import Listen, Settings
 from geproxy.datagram_session import serve_datagrams
+from geproxy.ending import fault
 from geproxy.errors import DeadlineError, GeproxyError, ShutdownError
 from geproxy.net.deadline import Deadline
 from geproxy.net.greenlets import Crew, greenlet, interrupt, sleep
@@ -25,7 +26,6 @@ from geproxy.net.lasting import Lasting
 from geproxy.net.listening import listening_socket
 from geproxy.process.listeners import Place
 from geproxy.relay.mappings import Mappings
-from geproxy.session import fault
 from geproxy.site import Site
 
 # Chosen here

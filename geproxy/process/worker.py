@@ -13,6 +13,7 @@ import time
 from functools import partial
 from types import FrameType
 
+from geproxy.ending import where_of
 from geproxy.errors import GeproxyError, ShutdownError
 from geproxy.net import sockopt
 from geproxy.net.accept import accept_clients
@@ -39,7 +40,7 @@ from geproxy.process.pulse import BEAT_SECONDS, Pulse, show_title
 from geproxy.process.sandbox import Sandbox, describe
 from geproxy.process.slots import Slots
 from geproxy.seams import Listener
-from geproxy.session import serve, where_of
+from geproxy.session import serve
 from geproxy.site import Site
 
 # Chosen here

@@ -16,6 +16,7 @@ from geproxy.config.settings import Limits, Listen, Settings, Via
 from geproxy.config.url import parse_listen_url, parse_peer_url
 from geproxy.crypto.methods import AES_128_GCM
 from geproxy.crypto.secret import Secret
+from geproxy.ending import fault
 from geproxy.inbound.tunnel import TunnelDatagrams
 from geproxy.net import lasting
 from geproxy.net.deadline import Deadline
@@ -28,7 +29,6 @@ from geproxy.observe.sink import Descriptor, Sink
 from geproxy.process import slots as module
 from geproxy.process.listeners import Place
 from geproxy.process.slots import Slots
-from geproxy.session import fault
 from geproxy.site import Site
 from geproxy.terms import Endpoint, Filtering
 from tests.support.conformance import HARD_SECONDS, SHORT_SECONDS, settle, until
