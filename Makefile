@@ -3,6 +3,7 @@
 # make lint   ruff and mypy --strict
 # make bench  geproxy beside its peers: see benchmarks/README.md; bench-quick, bench-streams
 # make bench-against BASE=CHECKOUT   whether this checkout costs more user time than that one
+# make attack [BASE=CHECKOUT]        how others fare beside floods, here and there
 #
 # make install [DESTDIR=…] [prefix=/usr]   program, configuration, manual, service; uninstall
 
@@ -19,7 +20,7 @@ runstatedir = /run
 DESTDIR =
 
 .PHONY: run test unit lint peers clean install install-program install-files uninstall
-.PHONY: bench bench-quick bench-streams bench-against
+.PHONY: bench bench-quick bench-streams bench-against attack
 
 run: .venv/.installed
 	bin/geproxy -f etc/geproxy.conf
@@ -47,6 +48,9 @@ bench-streams: .venv/.installed
 bench-against: .venv/.installed
 	@test -n "$(BASE)" || { echo "bench-against: give BASE=CHECKOUT" >&2; exit 1; }
 	.venv/bin/python -m benchmarks --against "$(BASE)"
+
+attack: .venv/.installed
+	.venv/bin/python -m benchmarks --attack $(if $(BASE),--base "$(BASE)")
 
 .venv: .venv/.installed
 

@@ -3,7 +3,8 @@
 Usage: python -m benchmarks [--quick | --streams] [--only PATTERN] [--rounds N]
                             [--seconds S] [--workers N] [--control NAME] [--output FOLDER]
        python -m benchmarks --against CHECKOUT [--minutes M] [--only PATTERN] [--output FOLDER]
-       python -m benchmarks [--against CHECKOUT] --list
+       python -m benchmarks --attack [--base CHECKOUT] [--seconds S] [--only PATTERN]
+       python -m benchmarks [--against CHECKOUT | --attack] --list
        python -m benchmarks (--show | --markdown) FILE
 """
 
@@ -15,7 +16,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import against, machine, markdown, network, plot, report, turns, verdict
+from benchmarks import (
+    against,
+    attack,
+    attack_plan,
+    attack_report,
+    machine,
+    markdown,
+    network,
+    plot,
+    report,
+    turns,
+    verdict,
+)
 from benchmarks.load import LoadError
 from benchmarks.plan import Plan, Row, chosen, cores, most_connections
 from benchmarks.rounds import measure_rows
@@ -24,6 +37,7 @@ from benchmarks.work import ready
 
 RESULTS = Path(__file__).parent / "results"
 STREAM_GIBIBYTES = 4.0
+ATTACK_SECONDS = 8.0  # of a phase: 160 probes, so that p99 is not the slowest
 
 
 def _arguments() -> argparse.Namespace:
@@ -36,12 +50,18 @@ def _arguments() -> argparse.Namespace:
     kind.add_argument(
         "--against", metavar="CHECKOUT", type=Path, help="whether any row is worse than there"
     )
+    kind.add_argument("--attack", action="store_true", help="how others fare beside floods")
+    parser.add_argument(
+        "--base", metavar="CHECKOUT", type=Path, help="of --attack: also there, before this one"
+    )
     parser.add_argument(
         "--minutes", metavar="M", type=float, default=10.0, help="of --against, at most: 10"
     )
     parser.add_argument("--only", metavar="PATTERN", default="", help="rows with such names")
     parser.add_argument("--rounds", metavar="N", type=int, help="5; 3 if quick, 1 of streams")
-    parser.add_argument("--seconds", metavar="S", type=float, help="each: 1.0, or 0.5 with --quick")
+    parser.add_argument(
+        "--seconds", metavar="S", type=float, help="each: 1.0; 0.5 if quick, 8 of --attack"
+    )
     parser.add_argument("--workers", metavar="N", type=int, default=cores(), help="one per core")
     parser.add_argument(
         "--control",
@@ -101,22 +121,33 @@ def main() -> int:
         print(_shown(arguments))
         return 0
     if arguments.list:
-        rows = turns.chosen(arguments.only) if arguments.against else _rows(arguments)
-        print("\n".join(row.name for row in rows))
+        print("\n".join(_names(arguments)))
         return 0
     # An end from outside is one by way of every finally: nothing that was started stays.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if arguments.against:
             return _against(arguments)
+        if arguments.attack:
+            return _attack(arguments)
         return _side_by_side(arguments)
     except (LoadError, StartError) as error:
         _say(f"benchmarks: {error}")
         return 1
 
 
+def _names(arguments: argparse.Namespace) -> list[str]:
+    if arguments.attack:
+        return [row.name for row in attack_plan.chosen(arguments.only)]
+    if arguments.against:
+        return [row.name for row in turns.chosen(arguments.only)]
+    return [row.name for row in _rows(arguments)]
+
+
 def _shown(arguments: argparse.Namespace) -> str:
     results = report.read(arguments.show or arguments.markdown)
+    if "attack" in results:
+        return attack_report.text(results)
     if "checkouts" in results:
         return verdict.text(results) if arguments.show else verdict.markdown(results)
     return report.text(results) if arguments.show else markdown.table(results)
@@ -129,6 +160,15 @@ def _against(arguments: argparse.Namespace) -> int:
     report.write(results, path)
     print(f"\n{verdict.text(results)}\n\nwritten: {path}")
     return int(verdict.worse(results["rows"]))
+
+
+def _attack(arguments: argparse.Namespace) -> int:
+    rows = attack_plan.chosen(arguments.only)
+    results = attack.measure(arguments.base, rows, arguments.seconds or ATTACK_SECONDS, _say)
+    path = arguments.output / f"{attack.name(results)}.json"
+    report.write(results, path)
+    print(f"\n{attack_report.text(results)}\n\nwritten: {path}")
+    return int(attack_report.failed(results))
 
 
 def _side_by_side(arguments: argparse.Namespace) -> int:
