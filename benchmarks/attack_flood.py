@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 
 import gevent
-import gevent.event
 from gevent import socket
+from gevent.event import Event
 from gevent.pool import Pool
 from gevent.socket import wait_read
 
@@ -81,7 +81,7 @@ def unread(count: Count, own: str) -> None:
     with client.dial(own, client.SOCKS_PORT) as sock:
         client.greet(sock)
         client.ask(sock, client.CONNECT, client.BULK_PORT)
-        count.hold(sock, gevent.event.Event().wait)
+        count.hold(sock, Event().wait)
 
 
 def slow(count: Count, own: str) -> None:
@@ -111,11 +111,11 @@ def _one(kind: Callable[[Count, str], None], count: Count, own: str) -> None:
         pass  # refused, ended or too slow: what the flood has earned
 
 
-def flood(kind: str, rate: int, most: int, sources: int, ended: gevent.Greenlet[..., object]) -> Count:
+def flood(kind: str, rate: int, most: int, sources: int, ended: Event) -> Count:
     """Begin *rate* a second, and hold *most* at once, until *ended* is."""
     count, pool, began = Count(), Pool(most), time.monotonic()
     skipped = 0
-    while not ended.dead:
+    while not ended.is_set():
         due = int((time.monotonic() - began) * rate) - skipped
         while count.begun < due:
             if pool.full():
@@ -127,14 +127,14 @@ def flood(kind: str, rate: int, most: int, sources: int, ended: gevent.Greenlet[
     return count
 
 
-def bursts(ended: gevent.Greenlet[..., object]) -> Count:
+def bursts(ended: Event) -> Count:
     """Send bursts without a key from one port, as fast as they go."""
     count = Count()
     segment = [(SOL_UDP, UDP_SEGMENT, struct.pack("H", DATAGRAM_BYTES))]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((source(0, 1), 0))
         sock.connect((client.PROXY, client.SEALED_PORT))
-        while not ended.dead:
+        while not ended.is_set():
             burst = os.urandom(BURST * DATAGRAM_BYTES)
             for _ in itertools.repeat(None, TURN_SENDS):
                 sock.sendmsg([burst], segment)
@@ -148,7 +148,8 @@ def main() -> None:
     kind, rate, most, sources = sys.argv[1], *map(int, sys.argv[2:])
     os.nice(NICE)
     began = time.monotonic()
-    ended = gevent.spawn(lambda: wait_read(sys.stdin.fileno()))
+    ended = Event()
+    gevent.spawn(wait_read, sys.stdin.fileno()).link(lambda _: ended.set())
     count = bursts(ended) if kind == "bursts" else flood(kind, rate, most, sources, ended)
     seconds = time.monotonic() - began
     print(json.dumps({"rate": count.begun / seconds, "held": count.most}), flush=True)
