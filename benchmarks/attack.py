@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import secrets
+import select
 import signal
 import socket
 import subprocess
@@ -68,7 +69,8 @@ def measure(base: Path | None, rows: list[Row], seconds: float, say: Say) -> Jso
                 found = results["attack"].setdefault(row.name, {})
                 for label, checkout in contenders.items():
                     found[label] = _row(row, checkout, site)
-                    say(f"{row.name} {label}: {found[label]['verdict']}")
+                    said = "; ".join([found[label]["verdict"], *found[label]["broken"]])
+                    say(f"{row.name}, {label}: {said}")
     return results
 
 
@@ -90,7 +92,8 @@ def _target(site: Site) -> Iterator[None]:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
-            if not process.stdout.readline():
+            ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+            if not ready or not process.stdout.readline():
                 raise LoadError("the targets of the attack do not start")
             yield
         finally:
@@ -144,8 +147,12 @@ def _proxy(row: Row, checkout: Checkout, site: Site) -> Iterator[None]:
         try:
             process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
+            pass  # what is left is ended now
+        try:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        except ProcessLookupError:
+            pass  # nothing is left, not even a worker of a master that died
+        process.wait()
         (site.folder / "log").unlink(missing_ok=True)
 
 
@@ -167,10 +174,18 @@ def _row(row: Row, checkout: Checkout, site: Site) -> Json:
             time.sleep(LEAD_SECONDS)
             first = int(row.probe_rate * site.seconds)
             found["beside"] = _probe(row, site, site.seconds, first)
-            assert flood.stdin is not None and flood.stdout is not None
-            flood.stdin.close()
-            found["flood"] = json.loads(flood.stdout.read() or '{"rate": 0, "held": 0}')
+            found["flood"] = _ended(row, flood)
     return {**found, **attack_plan.verdict(row, found)}
+
+
+def _ended(row: Row, flood: subprocess.Popen[bytes]) -> Json:
+    """What the flood did; LoadError if it died, for what was measured is no service beside it."""
+    try:
+        said, _ = flood.communicate(timeout=END_SECONDS)
+        done: Json = json.loads(said)
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        raise LoadError(f"the flood of {row.name} came to nothing") from error
+    return done
 
 
 @contextmanager
