@@ -31,10 +31,12 @@ def address(host: str, port: int) -> bytes:
     return b"\x01" + socket.inet_aton(host) + struct.pack("!H", port)
 
 
-def dial(source: str, port: int) -> socket.socket:
-    """A connection from *source* to a port of the proxy. Raises OSError."""
+def dial(source: str, port: int, receive_bytes: int = 0) -> socket.socket:
+    """A connection from *source* to a port of the proxy; 0: the usual buffer. Raises OSError."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
+        if receive_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         sock.settimeout(CONNECT_SECONDS)
         sock.bind((source, 0))
         sock.connect((PROXY, port))

@@ -28,6 +28,7 @@ BURST, DATAGRAM_BYTES = 64, 60  # a sendmsg's datagrams: the kernel's most, and 
 TURN_SENDS = 32  # how many bursts leave between two looks at standard input
 TICK_SECONDS = 0.002
 SLOW_BYTES = 1024  # a second
+UNREAD_BYTES = 4096  # SO_RCVBUF: all hosts here share one tcp_mem, and ours must not fill it
 NICE = 10  # the flood takes what the proxy and the probes leave: the proxy is measured, not us
 
 
@@ -78,14 +79,14 @@ def associated(count: Count, own: str) -> None:
 
 
 def unread(count: Count, own: str) -> None:
-    with client.dial(own, client.SOCKS_PORT) as sock:
+    with client.dial(own, client.SOCKS_PORT, UNREAD_BYTES) as sock:
         client.greet(sock)
         client.ask(sock, client.CONNECT, client.BULK_PORT)
         count.hold(sock, Event().wait)
 
 
 def slow(count: Count, own: str) -> None:
-    with client.dial(own, client.SOCKS_PORT) as sock:
+    with client.dial(own, client.SOCKS_PORT, UNREAD_BYTES) as sock:
         client.greet(sock)
         client.ask(sock, client.CONNECT, client.BULK_PORT)
 

@@ -8,6 +8,7 @@ from gevent.server import StreamServer
 from benchmarks.attack_client import BULK_PORT, ECHO_PORT, TARGET
 
 PIECE = bytes(1 << 18)
+SEND_BYTES = 1 << 17  # all hosts here share one tcp_mem: what fills it has to be the proxy's
 
 
 def echo(sock: socket.socket, _: object) -> None:
@@ -21,6 +22,7 @@ def echo(sock: socket.socket, _: object) -> None:
 
 def bulk(sock: socket.socket, _: object) -> None:
     """Send until the client goes."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
     try:
         while True:
             sock.sendall(PIECE)
