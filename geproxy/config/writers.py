@@ -15,6 +15,8 @@ from shlex import quote
 # Fixed by the specification
 ROOT = 0  # credentials(7): the user, and the group
 
+CONTAINER = 1  # pid_namespaces(7): the first process has the system to itself
+
 MAX_LINKS = 40  # path_resolution(7): more end in ELOOP
 
 
@@ -22,11 +24,12 @@ def writers_of(path: str) -> tuple[list[str], list[str]]:
     """Say how others may write the file at *path*, an absolute one, or a folder above it.
 
     Returns what is wrong, each with its mend, and what is merely odd; both are empty where this
-    process is not root. What cannot be looked at is left to whoever opens the file.
+    process is not root, or is a container's first. What cannot be looked at is left to whoever
+    opens the file.
     """
     wrong: list[str] = []
     odd: list[str] = []
-    if os.geteuid() != ROOT:
+    if os.geteuid() != ROOT or os.getpid() == CONTAINER:
         return wrong, odd
     for place in dict.fromkeys(_places(path)):
         try:
@@ -36,6 +39,8 @@ def writers_of(path: str) -> tuple[list[str], list[str]]:
         if stat.S_ISLNK(status.st_mode):  # its mode says nothing; the folder's does
             continue
         bits = _foreign_bits(status)
+        if bits and os.statvfs(place).f_flag & os.ST_RDONLY:
+            continue  # whatever the mode says, nobody may: how orchestrators mount configurations
         if bits:
             mend = f"chmod {bits} {quote(place) if place.isprintable() else repr(place)}"
             wrong.append(f"others may write {place!r}, and root obeys it: {mend}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from geproxy.errors import ConfigError
 from tests.support.accounts import AS_ROOT, account
 
 NOBODY = 65534
+ROOT_FOLDER = Path(__file__).parents[2]
 CONF = '[listen.a]\nurl = "mixed://127.0.0.1:0"\n[[rule]]\naction = "deny"\nto_file = "list"\n'
 
 
@@ -50,6 +53,35 @@ def test_what_others_may_write_is_refused_with_its_mend(mode, group, bits, which
     os.chown(place, 0, group)
     place.chmod(mode | (0o111 if which == "folder" else 0))
     assert wrong(file) == (told(place, bits) if bits else [])
+
+
+@AS_ROOT
+def test_in_a_container_there_are_no_others(file, monkeypatch):
+    file.chmod(0o666)
+    assert wrong(file)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    assert wrong(file) == []
+
+
+ASK = "import sys; from geproxy.config.writers import writers_of; print(writers_of(sys.argv[1])[0])"
+
+
+@AS_ROOT
+@pytest.mark.slow
+def test_what_is_mounted_for_reading_alone_is_written_by_nobody(file):
+    """As Kubernetes mounts a ConfigMap: a folder of mode 0777, read-only."""
+    file.parent.chmod(0o777)
+    script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$2" -c "$3" "$4"'
+    words = (str(file.parent), sys.executable, ASK, str(file))
+    asked = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", *words],
+        cwd=ROOT_FOLDER,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert (asked.stdout, wrong(file)) == ("[]\n", told(file.parent, "o-w"))
 
 
 @AS_ROOT
