@@ -172,6 +172,7 @@ def test_one_check_runs_at_a_time(desk: Desk) -> None:
 # -- who comes first ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_newcomer_comes_before_200_sources_that_have_just_failed(desk: Desk) -> None:
     for number in range(200):
         desk.verdict(f"1.{number}", f"first guess of {number}")
@@ -312,6 +313,7 @@ def test_a_full_queue_spares_those_who_logged_in(desk: Desk) -> None:
     assert not [name for name in desk.outcomes if name.startswith("known")]
 
 
+@pytest.mark.slow
 def test_a_newcomer_finds_a_place_in_a_queue_that_guessers_fill(desk: Desk) -> None:
     desk.checks._check_seconds = 0.1
     be_busy(desk)
@@ -322,6 +324,7 @@ def test_a_newcomer_finds_a_place_in_a_queue_that_guessers_fill(desk: Desk) -> N
     assert "newcomer" in desk.order()
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_however_fast_a_check_may_be(desk: Desk) -> None:
     desk.checks._check_seconds = 1e-9
     be_busy(desk)
