@@ -35,7 +35,8 @@ class Pulse:
         self._lasting = lasting
         self._sessions = sessions
         self._served = served
-        self._moved = (0, 0, 0, 0, 0)  # bytes up and down, datagrams up and down, dropped
+        # Of one look, so that they agree: Reading's fields from up_bytes on.
+        self._moved = (0, 0, 0, 0, 0, 0)
         self._pause_seconds = min(
             BEAT_SECONDS, site.relays.sweep_seconds, site.associations.sweep_seconds
         )
@@ -69,27 +70,19 @@ class Pulse:
 
     def _count(self) -> None:
         up_bytes, down_bytes = self._site.relays.totals()
+        associations = len(self._site.associations)  # first: one that ends meanwhile has moved all
         moved = self._site.associations.totals()
         self._moved = (
             up_bytes + moved.up_bytes,
             down_bytes + moved.down_bytes,
+            associations,
             moved.up_datagrams,
             moved.down_datagrams,
-            moved.dropped,
+            moved.dropped + self._slots.dropped,
         )
 
     def _beat(self) -> None:
-        up_bytes, down_bytes, up_datagrams, down_datagrams, dropped = self._moved
-        self._assignment.slot.beat(
-            len(self._sessions),
-            self._served(),
-            up_bytes,
-            down_bytes,
-            len(self._site.associations),
-            up_datagrams,
-            down_datagrams,
-            dropped + self._slots.dropped,
-        )
+        self._assignment.slot.beat(len(self._sessions), self._served(), *self._moved)
 
 
 def show_title(number: int, sessions: int) -> None:
