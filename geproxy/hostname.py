@@ -53,7 +53,9 @@ def canonical(endpoint: Endpoint) -> Endpoint:
     Raises DeniedError for what is neither an address nor a host name.
     """
     host = endpoint.host
-    if not isinstance(host, str):
+    if isinstance(host, IPv4Address):
+        return endpoint
+    if isinstance(host, IPv6Address):
         plain = unmapped(host)
         return endpoint if plain is host else Endpoint(plain, endpoint.port)
     try:

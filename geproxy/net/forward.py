@@ -63,7 +63,7 @@ def move(
     neither stream. Raises ResetError.
     """
     woken = True
-    slice_ends = begin()
+    slice_ends = 0.0  # 0: none has begun, for most moves end before the clock need be asked
     while True:
         waiting = None
         if flow.bulk_reads >= BULK_READS:
@@ -75,7 +75,9 @@ def move(
             _half_close(sink, flow)
         if waiting or flow.ended:
             return
-        if monotonic() >= slice_ends:
+        if not slice_ends:
+            slice_ends = begin()
+        elif monotonic() >= slice_ends:
             slice_ends = give_way()
 
 

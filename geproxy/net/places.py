@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
-from geproxy.errors import EvictedError, GeproxyError, LimitError
+from geproxy.errors import EvictedError, LimitError
 from geproxy.net.accept import Gate
 from geproxy.net.crowd import Crowd
+from geproxy.net.greenlets import greenlet, interrupt
 from geproxy.net.silence import Silence
 from geproxy.net.turns import GREED
 from geproxy.streams import Stream
@@ -34,17 +34,13 @@ Tell = Callable[[str, int, Endpoint], None]
 class Place:
     """One client connection's place, from Places.enter() to Places.leave()."""
 
-    __slots__ = ("drop", "held", "share", "stream")
+    __slots__ = ("held", "session", "share", "stream")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
-        self.drop: Callable[[], None] = stream.abort  # ends the connection before its time
+        self.session: greenlet | None = None  # who serves the client, and leaves before it ends
         self.held = False  # in silence, without a session
         self.share: Hashable = None  # None: nobody has asked
-
-    def evict_by(self, interrupt: Callable[[GeproxyError], None]) -> None:
-        """Have the session end by *interrupt*, should its client be dropped."""
-        self.drop = lambda: interrupt(EvictedError("too many clients have proven nothing yet"))
 
 
 class Places:
@@ -66,6 +62,7 @@ class Places:
         self._tell = tell
         self._short = _three_quarters(sessions)
         self._budget = max(sessions // UNPROVEN_PART, min(sessions, UNPROVEN_LEAST))
+        self._watched = _three_quarters(self._budget)
         self._places: dict[Stream, Place] = {}
         self._unproven: OrderedDict[Stream, Place] = OrderedDict()
         self._sources: Crowd[Place] | None = None
@@ -92,11 +89,10 @@ class Places:
         self.gate.enter()
         self._places[stream] = place
         self._unproven[stream] = place
-        if self._strangers is not None or len(self._unproven) >= _three_quarters(self._budget):
+        unproven = len(self._unproven)
+        if self._strangers is not None or unproven >= self._watched:
             self._watch_strangers(place)
-        if len(self._unproven) > self._budget or (
-            self.gate.full and len(self._unproven) > UNPROVEN_LEAST
-        ):
+        if unproven > self._budget or (unproven > UNPROVEN_LEAST and self.gate.full):
             self._drop_one()
         return place
 
@@ -121,7 +117,13 @@ class Places:
             victim = next(iter(self._unproven.values()))
         self._settle(victim.stream)
         self._lose("unproven", victim.stream)
-        victim.drop()
+        if victim.held:
+            self.silence.abort(victim.stream)
+        elif victim.session is not None:
+            text = "too many clients have proven nothing yet"
+            interrupt(victim.session, EvictedError(text))
+        else:
+            victim.stream.abort()
 
     def _lose(self, reason: str, stream: Stream) -> None:
         count, _ = self._losses.get(reason, (0, None))
@@ -145,7 +147,6 @@ class Places:
         self.silence.hold(stream, until_seconds)
         if place is not None:
             place.held = True
-            place.drop = partial(self.silence.abort, stream)
 
     def leave(self, stream: Stream) -> None:
         """Take the place back at the end of the session, unless its client is held in silence."""
@@ -156,7 +157,8 @@ class Places:
         place = self._places.pop(stream, None)
         if place is None:
             return
-        self.prove(stream)
+        if stream in self._unproven:
+            self._settle(stream)
         self.gate.leave()
         if self._sources is not None:
             self._sources.discard(place)

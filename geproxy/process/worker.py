@@ -23,7 +23,6 @@ from geproxy.net.greenlets import (
     getcurrent,
     greenlet,
     interrupt,
-    interrupter,
     prepare_loop,
     spawn,
     stacks,
@@ -231,7 +230,7 @@ class Worker:
             self._places.leave(client)
             client.close()
             raise
-        place.evict_by(interrupter(session))
+        place.session = session
         self._served += 1
         self._sessions.add(session)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 from typing import cast
 
+import gevent
 import pytest
 
-from geproxy.errors import LimitError
+from geproxy.errors import EvictedError, LimitError
 from geproxy.net.accept import Gate
+from geproxy.net.greenlets import Event, spawn
 from geproxy.net.places import UNPROVEN_LEAST, Place, Places
 from geproxy.streams import Stream
 from geproxy.terms import Endpoint
@@ -21,15 +24,16 @@ QUARTER = SESSIONS // 4
 class Client:
     """A client's connection: its two ends, and whether it was reset."""
 
-    def __init__(self, address: str, port: int) -> None:
+    def __init__(self, address: str, port: int, leave: Callable[[Client], None]) -> None:
         self.peer = Endpoint(IPv4Address(address), port)
         self.bound = Endpoint(IPv4Address("192.0.2.1"), 1080)
         self.dropped = False
+        self._leave = leave
 
-    def drop(self) -> None:
+    def abort(self) -> None:
+        """Be reset; the session, which is none here, leaves its place."""
         self.dropped = True
-
-    abort = drop
+        self._leave(self)
 
 
 class Worker:
@@ -52,17 +56,11 @@ class Worker:
         return cast(IPv4Address, client.host)
 
     def enter(self, address: str, *, proven: bool = False) -> tuple[Client, Place | None]:
-        client = Client(address, 1024 + self.gate.count)
+        client = Client(address, 1024 + self.gate.count, self.leave)
         place = self.places.enter(cast(Stream, client))
-        if place is not None:
-            place.drop = lambda: self._drop(client)
-            if proven:
-                self.places.prove(cast(Stream, client))
+        if place is not None and proven:
+            self.places.prove(cast(Stream, client))
         return client, place
-
-    def _drop(self, client: Client) -> None:
-        client.drop()
-        self.leave(client)
 
     def leave(self, client: Client) -> None:
         self.places.leave(cast(Stream, client))
@@ -161,3 +159,22 @@ def test_associations_of_one_source_have_a_limit_of_their_own() -> None:
             held.enter_context(places.association("a"))
     with places.association("a"):
         pass
+
+
+def test_the_session_of_who_is_dropped_hears_of_it() -> None:
+    worker = Worker()
+    heard: list[bool] = []
+
+    def wait() -> None:
+        with pytest.raises(EvictedError):
+            Event().wait()
+        heard.append(True)
+
+    _, place = worker.enter("192.0.2.9")
+    assert place is not None
+    place.session = spawn(wait)
+    gevent.sleep(0)
+    for _ in range(QUARTER):
+        worker.enter("192.0.2.9")
+    gevent.sleep(0.01)
+    assert heard == [True]
