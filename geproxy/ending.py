@@ -51,7 +51,7 @@ def turn_away(client: Stream, request: Request | None, error: GeproxyError, log:
 def report(record: Record, error: GeproxyError | None, log: Log) -> None:
     """Write the session's line; a failed authentication gets one of its own besides."""
     # With a request in hand the client has proven itself; then it is a peer that has not.
-    if isinstance(error, AuthenticationError | UncheckedError) and record.request is None:
+    if record.request is None and isinstance(error, AuthenticationError | UncheckedError):
         user = error.user if isinstance(error, AuthenticationError) else None
         failure = Failure(record.listen, record.client, user, str(error))
         log.authentication_failed(share_of(record.client.address), failure, error.count)
