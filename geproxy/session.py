@@ -128,7 +128,7 @@ def one_spelling(request: Request) -> Endpoint:
 
 def connect(request: Request, subject: Subject, record: Record, site: Site) -> None:
     """Open the way to the target, say so, and relay until both sides are done."""
-    path = site.own_connections.path(record.client, subject.listener.name)
+    site.own_connections.refuse_loop(record.client, subject.listener.name)
     route = site.policy.decide(subject, request.target)
     record.via = route.outbound.name
     dial_started = time.monotonic()
@@ -139,7 +139,7 @@ def connect(request: Request, subject: Subject, record: Record, site: Site) -> N
         relay(request, target, target.bound, record, site)
         return
     end = target.bound
-    site.own_connections.add(end, path)
+    site.own_connections.add(end, record.client, subject.listener.name)
     try:
         relay(request, target, end, record, site)
     finally:

@@ -107,6 +107,9 @@ class Socks5Inbound:
 
     def __init__(self, users: Authenticator | None) -> None:
         self._users = users
+        open_to_all = users is None
+        self._method = Method.NO_AUTHENTICATION if open_to_all else Method.USERNAME_PASSWORD
+        self._selection = MethodSelection(self._method).encode()  # once, for every greeting
 
     def negotiate(self, stream: Stream) -> Socks5Request:
         """Greeting, authentication, request.
@@ -128,12 +131,11 @@ class Socks5Inbound:
 
     def _authenticate(self, stream: Stream, greeting: Greeting) -> str | None:
         users = self._users
-        wanted = Method.NO_AUTHENTICATION if users is None else Method.USERNAME_PASSWORD
-        if wanted not in greeting.methods:
+        if self._method not in greeting.methods:
             tell(stream, MethodSelection(Method.NO_ACCEPTABLE).encode())
-            text = f"METHOD {wanted} is not among those offered: {greeting.methods.hex(' ')}"
+            text = f"METHOD {self._method} is not among those offered: {greeting.methods.hex(' ')}"
             raise ProtocolError(text) if users is None else AuthenticationError(text)
-        stream.send_all(MethodSelection(wanted).encode())
+        stream.send_all(self._selection)
         return None if users is None else self._check_password(stream, users)
 
     def _check_password(self, stream: Stream, users: Authenticator) -> str:

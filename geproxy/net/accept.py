@@ -43,9 +43,9 @@ class Gate:
 
     def leave(self) -> None:
         """Count one session fewer."""
-        self.count -= 1
-        if self.count < self.limit:
+        if self.full:
             self._room.set()
+        self.count -= 1
 
     @property
     def full(self) -> bool:

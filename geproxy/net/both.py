@@ -87,7 +87,8 @@ class _Both:
         finally:
             if self._awaited is None:  # or the owner has left, and waits for us to be done
                 self._finished = True
-                get_hub().loop.run_callback(self._return)
+                if self._owner_waits:
+                    get_hub().loop.run_callback(self._return)
 
     def _return(self) -> None:
         if self._owner_waits:

@@ -85,7 +85,8 @@ def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
     """Move what is there through a buffer, for some rounds at most; True to wait for more."""
     plain = isinstance(source, SocketStream)
     for number in range(ROUNDS):
-        buffer = pool.take() if number else _borrow(sink, flow, pool)
+        bulk = flow.bulk_reads >= BULK_READS and not number
+        buffer = _borrow(sink, pool) if bulk else pool.take()
         # Plain bytes no more than fit once they are sealed. What a sealed source opens is shorter
         # than what it reads into its buffer; send_lent() takes the few that may be too many.
         room_bytes = plain_room_bytes(buffer) if plain else len(buffer)
@@ -113,14 +114,13 @@ def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
     return False
 
 
-def _borrow(sink: Stream, flow: Flow, pool: BufferPool) -> memoryview:
-    """A buffer to begin a turn with: a large one for bulk that *sink* will take at once.
+def _borrow(sink: Stream, pool: BufferPool) -> memoryview:
+    """A buffer to begin a turn of bulk with: a large one where *sink* will take it at once.
 
     So nobody waits with a large one. Should the kernel refuse what it had room for, as it may while
     the system is short of memory for sockets, two do, and no more: there are but LARGE_BUFFERS.
     """
-    bulk = flow.bulk_reads >= BULK_READS and pool.has_large
-    if bulk and sink.room_bytes >= LARGE_BUFFER_BYTES:
+    if pool.has_large and sink.room_bytes >= LARGE_BUFFER_BYTES:
         return pool.take(LARGE_BUFFER_BYTES)
     return pool.take()
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from geproxy.errors import DeniedError
 from geproxy.terms import Endpoint
 
+NOWHERE: frozenset[str] = frozenset()
+
 
 class OwnWays:
     """The local ends of the connections to peers of one worker, and the listeners each came by.
@@ -21,19 +23,17 @@ class OwnWays:
     def __init__(self) -> None:
         self._paths: dict[Endpoint, frozenset[str]] = {}
 
-    def add(self, end: Endpoint, path: frozenset[str]) -> None:
-        """Note a socket of ours that *path* led to; whoever closes it discards it first."""
-        self._paths[end] = path
+    def add(self, end: Endpoint, client: Endpoint, listener: str) -> None:
+        """Note a socket of ours that *client* of *listener* led to; whoever closes it discards it
+        first.
+        """
+        self._paths[end] = self._paths.get(client, NOWHERE) | {listener}
 
     def discard(self, end: Endpoint) -> None:
         """Forget a socket, which may be unknown."""
         self._paths.pop(end, None)
 
-    def path(self, client: Endpoint, listener: str) -> frozenset[str]:
-        """Return the listeners that led here. Raises DeniedError if *listener* is met again."""
-        before = self._paths.get(client) if self._paths else None
-        if before is None:
-            return frozenset((listener,))
-        if listener in before:
+    def refuse_loop(self, client: Endpoint, listener: str) -> None:
+        """Raise DeniedError if the way that led to *client* came by *listener* before."""
+        if self._paths and listener in self._paths.get(client, NOWHERE):
             raise DeniedError("a way out leads back to this listener")
-        return before | {listener}

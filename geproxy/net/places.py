@@ -78,29 +78,39 @@ class Places:
         already; the caller ends the connection.
         """
         place = Place(stream)
-        if self._sources is None and self.gate.count >= self._short:
-            self._sources = Crowd(self._share, self._places.values())
-        if self._sources is not None:
-            self._sources.count_some()
-            if not self._may_hold(self._sources.held(self._share(place))):
-                self._lose("share", stream)
-                return None
-            self._sources.add(place)
+        short = self._sources is not None or self.gate.count >= self._short
+        if short and not self._admits(place):
+            self._lose("share", stream)
+            return None
         self.gate.enter()
-        self._places[stream] = place
-        self._unproven[stream] = place
-        unproven = len(self._unproven)
-        if self._strangers is not None or unproven >= self._watched:
-            self._watch_strangers(place)
-        if unproven > self._budget or (unproven > UNPROVEN_LEAST and self.gate.full):
-            self._drop_one()
+        self._places[stream] = self._unproven[stream] = place
+        if short or self._strangers is not None or len(self._unproven) >= self._watched:
+            self._make_room(place)
         return place
+
+    def _admits(self, place: Place) -> bool:
+        """Tell whether the source of *place* may hold one more, and count it if so."""
+        if self._sources is None:
+            self._sources = Crowd(self._share, self._places.values())
+        self._sources.count_some()
+        if not self._may_hold(self._sources.held(self._share(place))):
+            return False
+        self._sources.add(place)
+        return True
 
     def _may_hold(self, held: int) -> bool:
         if self._per_client:
             return held < self._per_client
         # A client who has no place yet finds one; who has some may have three times what is left.
         return not held or held < GREED * (self.gate.limit - self.gate.count - 1)
+
+    def _make_room(self, newest: Place) -> None:
+        """Drop an unproven client where there are too many of them."""
+        unproven = len(self._unproven)
+        if self._strangers is not None or unproven >= self._watched:
+            self._watch_strangers(newest)
+        if unproven > self._budget or (unproven > UNPROVEN_LEAST and self.gate.full):
+            self._drop_one()
 
     def _watch_strangers(self, newest: Place) -> None:
         if self._strangers is None:
@@ -115,7 +125,7 @@ class Places:
             victim = self._strangers.oldest_of_greediest()
         else:
             victim = next(iter(self._unproven.values()))
-        self._settle(victim.stream)
+        self.prove(victim.stream)  # it goes, and counts as one that must no more
         self._lose("unproven", victim.stream)
         if victim.held:
             self.silence.abort(victim.stream)
@@ -131,12 +141,8 @@ class Places:
 
     def prove(self, stream: Stream) -> None:
         """Note that the client has shown that it is one."""
-        if stream in self._unproven:
-            self._settle(stream)
-
-    def _settle(self, stream: Stream) -> None:
-        place = self._unproven.pop(stream)
-        if self._strangers is not None:
+        place = self._unproven.pop(stream, None)
+        if place is not None and self._strangers is not None:
             self._strangers.discard(place)
             if len(self._unproven) < self._budget // RELAXED_PART:
                 self._strangers = None
@@ -158,7 +164,7 @@ class Places:
         if place is None:
             return
         if stream in self._unproven:
-            self._settle(stream)
+            self.prove(stream)
         self.gate.leave()
         if self._sources is not None:
             self._sources.discard(place)
