@@ -91,6 +91,7 @@ class Site:
             limits.sessions_per_client,
             limits.associations_per_client,
             self.owners.share_of,
+            self.relays.quiet_since,
             self._tell_of_losses,
         )
         self.policy = PolicyGate(

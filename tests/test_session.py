@@ -138,7 +138,9 @@ class Stage:
         self.written = Written()
         sink = Sink("memory", self.written, Lines("json"))
         self.log = Log(sink, sink, level="info")
-        self.places = Places(Gate(100), 0, 64, lambda client, reached: client.host, losses)
+        self.places = Places(
+            Gate(100), 0, 64, lambda client, reached: client.host, lambda session: 0.0, losses
+        )
         self.relays = Relays(BufferPool(), 60.0, 10.0, 1 << 30)
         self.associations = Associations(60.0)
         self.own_connections = OwnWays()

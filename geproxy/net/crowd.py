@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
+from itertools import islice
 from typing import Generic, TypeVar
 
 from geproxy.net.ranking import Ranking
@@ -14,6 +15,7 @@ M = TypeVar("M", bound=Hashable)
 # Standing members that each newcomer has counted with it: 80 µs where the kernel is asked for
 # each, and those that fill three quarters are counted before the sixteenth part more has come.
 COUNTED_AT_ONCE = 16
+LOOKED_AT = 16  # of the members of one share, for the quietest: 5 µs
 
 
 class Crowd(Generic[M]):
@@ -37,6 +39,10 @@ class Crowd(Generic[M]):
     def held(self, share: Hashable) -> int:
         """Return how many members of *share* are counted."""
         return len(self._members.get(share, ()))
+
+    def most(self) -> int:
+        """Return how many are counted of the share that has most."""
+        return self._by_members.highest()
 
     def count_some(self) -> None:
         """Count a few of those who stood there, the newest of them first."""
@@ -70,3 +76,9 @@ class Crowd(Generic[M]):
     def oldest_of_greediest(self) -> M:
         """Return the oldest member of the share that has most; there must be one."""
         return next(iter(self._members[self._by_members.most()]))
+
+    def quietest_of_greediest(self, quiet_since: Callable[[M], float]) -> M:
+        """Return, of the oldest members of the share that has most, the one that is quiet longest;
+        there must be one.
+        """
+        return min(islice(self._members[self._by_members.most()], LOOKED_AT), key=quiet_since)

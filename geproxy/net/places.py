@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from math import inf
 
 from geproxy.errors import EvictedError, LimitError
 from geproxy.net.accept import Gate
@@ -28,18 +29,20 @@ UNPROVEN_LEAST = 16
 RELAXED_PART = 2
 
 ShareOf = Callable[[Endpoint, Endpoint], Hashable]
+QuietSince = Callable[[greenlet], float]
 Tell = Callable[[str, int, Endpoint], None]
 
 
 class Place:
     """One client connection's place, from Places.enter() to Places.leave()."""
 
-    __slots__ = ("held", "session", "share", "stream")
+    __slots__ = ("evicted", "held", "session", "share", "stream")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.session: greenlet | None = None  # who serves the client, and leaves before it ends
         self.held = False  # in silence, without a session
+        self.evicted = False  # counted for its source no more, and about to leave
         self.share: Hashable = None  # None: nobody has asked
 
 
@@ -47,11 +50,18 @@ class Places:
     """Everything is for one thread, the loop's, and nothing waits."""
 
     def __init__(
-        self, gate: Gate, per_client: int, associations: int, share_of: ShareOf, tell: Tell
+        self,
+        gate: Gate,
+        per_client: int,
+        associations: int,
+        share_of: ShareOf,
+        quiet_since: QuietSince,
+        tell: Tell,
     ) -> None:
         """*per_client* 0 is a fair share; *associations* is a limit of each source's.
 
-        *share_of* gets both ends of a client's connection. *tell* gets why clients lost their
+        *share_of* gets both ends of a client's connection. *quiet_since* gets who serves a client,
+        and says when that moved its last byte (monotonic). *tell* gets why clients lost their
         connections, how many did, and one of them.
         """
         sessions = gate.limit
@@ -59,6 +69,7 @@ class Places:
         self._per_client = per_client
         self._associations_limit = associations
         self._share_of = share_of
+        self._quiet_since = quiet_since
         self._tell = tell
         self._short = _three_quarters(sessions)
         self._budget = max(sessions // UNPROVEN_PART, min(sessions, UNPROVEN_LEAST))
@@ -91,26 +102,34 @@ class Places:
     def _admits(self, place: Place) -> bool:
         """Tell whether the source of *place* may hold one more, and count it if so."""
         if self._sources is None:
-            self._sources = Crowd(self._share, self._places.values())
+            standing = (one for one in self._places.values() if not one.evicted)
+            self._sources = Crowd(self._share, standing)
         self._sources.count_some()
-        if not self._may_hold(self._sources.held(self._share(place))):
+        if not self._may_hold(self._sources.held(self._share(place)), self._sources.most()):
             return False
         self._sources.add(place)
         return True
 
-    def _may_hold(self, held: int) -> bool:
-        if self._per_client:
-            return held < self._per_client
-        # A client who has no place yet finds one; who has some may have three times what is left.
-        return not held or held < GREED * (self.gate.limit - self.gate.count - 1)
+    def _may_hold(self, held: int, most: int) -> bool:
+        if self._per_client and held >= self._per_client:
+            return False
+        if not held or held + 2 <= most:
+            return True  # whoever has most loses a place for it, should it be the last one
+        left = self.gate.limit - self.gate.count - 1
+        return left > 0 if self._per_client else held < GREED * left
 
     def _make_room(self, newest: Place) -> None:
-        """Drop an unproven client where there are too many of them."""
+        """End a connection where there are too many unproven ones, or no place is left.
+
+        While that can be done without harm to who has but one, a place is free for the next client.
+        """
         unproven = len(self._unproven)
         if self._strangers is not None or unproven >= self._watched:
             self._watch_strangers(newest)
         if unproven > self._budget or (unproven > UNPROVEN_LEAST and self.gate.full):
             self._drop_one()
+        elif self.gate.full and self._sources is not None and self._sources.most() > 1:
+            self._evict(self._sources)
 
     def _watch_strangers(self, newest: Place) -> None:
         if self._strangers is None:
@@ -134,6 +153,21 @@ class Places:
             interrupt(victim.session, EvictedError(text))
         else:
             victim.stream.abort()
+
+    def _evict(self, sources: Crowd[Place]) -> None:
+        """End the quietest connection of the source that has most."""
+        victim = sources.quietest_of_greediest(self._quiet)
+        sources.discard(victim)
+        victim.evicted = True
+        self._lose("evicted", victim.stream)
+        if victim.held:
+            self.silence.abort(victim.stream)
+        elif victim.session is not None:
+            text = "its source had most places, and the last one went to another"
+            interrupt(victim.session, LimitError(text))
+
+    def _quiet(self, place: Place) -> float:
+        return inf if place.session is None else self._quiet_since(place.session)
 
     def _lose(self, reason: str, stream: Stream) -> None:
         count, _ = self._losses.get(reason, (0, None))
@@ -166,7 +200,7 @@ class Places:
         if stream in self._unproven:
             self.prove(stream)
         self.gate.leave()
-        if self._sources is not None:
+        if self._sources is not None and not place.evicted:
             self._sources.discard(place)
             if not self._per_client and self.gate.count < self.gate.limit // RELAXED_PART:
                 self._sources = None

@@ -43,6 +43,10 @@ class Ranking:
 
     def most(self) -> Hashable:
         """Return the share with the highest count; there must be one."""
-        while self._highest not in self._rows:
+        return next(iter(self._rows[self.highest()]))
+
+    def highest(self) -> int:
+        """Return the highest count, 0 where nobody is."""
+        while self._highest and self._highest not in self._rows:
             self._highest -= 1
-        return next(iter(self._rows[self._highest]))
+        return self._highest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import inf
 
 from geproxy.errors import DeadlineError, IdleError, LimitError, ResetError
 from geproxy.net.both import run_both
@@ -33,7 +34,7 @@ class Relays:
         self._idle_seconds = idle_seconds
         self._half_close_seconds = half_close_seconds
         self._pool = pool
-        self._live: set[_Relay] = set()
+        self._live: dict[greenlet, _Relay] = {}
         self._ended_up_bytes = 0
         self._ended_down_bytes = 0
 
@@ -44,7 +45,7 @@ class Relays:
         Raises ResetError or DeadlineError when a side breaks, IdleError when nothing moves.
         """
         relay = _Relay(getcurrent(), client, target, up, down)
-        self._live.add(relay)
+        self._live[relay.owner] = relay
         try:
             run_both(
                 partial(self._carry, forward, client, target, up, down),
@@ -52,7 +53,7 @@ class Relays:
                 target,
             )
         finally:
-            self._live.discard(relay)
+            del self._live[relay.owner]
             if relay.stuck_looks:
                 self._stuck.forget(relay)
             self._ended_up_bytes += up.bytes
@@ -79,8 +80,8 @@ class Relays:
 
         Gives way between slices, so that others begin and end.
         """
-        for relay in in_slices(list(self._live)):
-            if relay not in self._live:
+        for relay in in_slices(list(self._live.values())):
+            if self._live.get(relay.owner) is not relay:
                 continue  # its owner may do another's work by now
             moved = relay.moved()
             self._stuck.look(relay, relay.moved_bytes)
@@ -104,6 +105,14 @@ class Relays:
         for stuck in self._stuck.excess():
             interrupt(stuck.owner, LimitError("too much waits for readers that stopped"))
 
+    def quiet_since(self, session: greenlet) -> float:
+        """When nothing of *session* moved any more (monotonic), to within two sweeps.
+
+        Infinite where nobody has looked yet, or nothing is relayed.
+        """
+        relay = self._live.get(session)
+        return inf if relay is None else relay.quiet_since
+
     @property
     def sweep_seconds(self) -> float:
         """How often to sweep: often enough for the shorter limit, never more than four a second."""
@@ -115,7 +124,7 @@ class Relays:
         Gives way between slices. Those that end meanwhile are counted once, as they are then.
         """
         up_bytes, down_bytes = self._ended_up_bytes, self._ended_down_bytes
-        for relay in in_slices(list(self._live)):
+        for relay in in_slices(list(self._live.values())):
             up_bytes += relay.up.bytes
             down_bytes += relay.down.bytes
         return up_bytes, down_bytes
@@ -146,7 +155,7 @@ class _Relay:
         self.target = target
         self.up = up
         self.down = down
-        self.quiet_since = 0.0
+        self.quiet_since = inf  # until the first sweep
         self.asked = 0.0  # when the kernel was last asked whether both sides answer
         self._seen = (-1, False, False)
         self._kept_alive = False

@@ -61,6 +61,26 @@ def test_one_account_that_takes_all_it_can_leaves_room_for_another(tmp_path: Pat
             assert other.receive(5) == b"words"
 
 
+@AS_ROOT
+def test_accounts_that_fill_all_places_together_leave_room_for_another(tmp_path: Path) -> None:
+    config = configuration(workers=1, limits={"sessions": SESSIONS})
+    with running(tmp_path, config) as proxy, target(echo) as there, ExitStack() as held:
+        for number in range(SESSIONS + 10):
+            with account(NOBODY - 1 - number % 20):
+                try:
+                    held.enter_context(connect(proxy.address, there.host, there.port))
+                except OSError:
+                    pass  # reset at once: the account has its share
+        for number in range(5):
+            with account(NOBODY - 100 - number):
+                other = held.enter_context(connect(proxy.address, there.host, there.port))
+                other.send(b"words")
+                assert other.receive(5) == b"words"
+        proxy.wait_for("client.drop", reason="evicted", code="limit")
+        ended = proxy.wait_for("session.end", code="limit")
+    assert "had most places" in ended.fields["reason"]
+
+
 def test_associations_of_one_account_have_a_limit(tmp_path: Path) -> None:
     config = configuration(workers=1, limits={"associations_per_client": 2})
     with running(tmp_path, config) as proxy, ExitStack() as held:

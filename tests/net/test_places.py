@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 from typing import cast
@@ -10,9 +10,9 @@ from typing import cast
 import gevent
 import pytest
 
-from geproxy.errors import EvictedError, LimitError
+from geproxy.errors import EvictedError, GeproxyError, LimitError
 from geproxy.net.accept import Gate
-from geproxy.net.greenlets import Event, spawn
+from geproxy.net.greenlets import Event, dismiss, greenlet, spawn
 from geproxy.net.places import UNPROVEN_LEAST, Place, Places
 from geproxy.streams import Stream
 from geproxy.terms import Endpoint
@@ -42,12 +42,14 @@ class Worker:
     def __init__(self, sessions: int = SESSIONS, per_client: int = 0) -> None:
         self.asked = 0
         self.told: list[tuple[str, int]] = []
+        self.quiet_since: dict[greenlet, float] = {}
         self.gate = Gate(sessions)
         self.places = Places(
             self.gate,
             per_client,
             2,
             self._share,
+            lambda session: self.quiet_since[session],
             lambda why, count, _: self.told.append((why, count)),
         )
 
@@ -114,6 +116,91 @@ def test_one_source_alone_has_three_quarters_and_a_newcomer_finds_room() -> None
     assert not any(client.dropped for client in greedy)
     worker.places.report()
     assert worker.told == [("share", SESSIONS * 2 - len(greedy))]
+
+
+class Session:
+    """A client who is served until somebody ends that."""
+
+    def __init__(self, worker: Worker, address: str, quiet_since: float) -> None:
+        self.client, self.place = worker.enter(address, proven=True)
+        self.ended_by: BaseException | None = None
+        self._worker = worker
+        if self.place is not None:
+            self.place.session = spawn(self._serve)
+            worker.quiet_since[self.place.session] = quiet_since
+            gevent.sleep(0)
+
+    def _serve(self) -> None:
+        try:
+            Event().wait()
+        except GeproxyError as error:
+            self.ended_by = error
+        finally:
+            self._worker.leave(self.client)
+
+
+FEW_EACH = 4  # of so many sources that they fill all places, and none has more than its share
+
+
+@pytest.fixture
+def full() -> Iterator[tuple[Worker, list[Session]]]:
+    """A worker of which all places but one are taken, and whoever holds them, by source."""
+    worker = Worker()
+    sources = [f"10.0.{number % 250}.{number // 250}" for number in range(SESSIONS // FEW_EACH)]
+    held = [
+        Session(worker, source, quiet_since=FEW_EACH - number)
+        for number in range(FEW_EACH)
+        for source in sources
+    ]
+    yield worker, held
+    for one in held:
+        if one.place is not None and one.place.session is not None and one.ended_by is None:
+            dismiss(one.place.session)
+    gevent.sleep(0)
+
+
+def test_many_sources_with_few_connections_each_leave_room_for_another(
+    full: tuple[Worker, list[Session]],
+) -> None:
+    worker, held = full
+    gevent.sleep(0)
+    for number in range(20):
+        newcomer = Session(worker, f"198.51.100.{number}", 0.0)
+        gevent.sleep(0)
+        assert newcomer.place is not None
+        assert newcomer.ended_by is None
+        assert not worker.gate.full
+    ended = [one for one in held if one.ended_by is not None]
+    let_in = sum(one.place is not None for one in held)
+    assert len(ended) == let_in + 20 - (SESSIONS - 1)
+    assert all(isinstance(one.ended_by, LimitError) for one in ended)
+    # Of every source the one that was quiet for longest: it came last.
+    assert all(one in held[-SESSIONS // FEW_EACH :] for one in ended)
+    worker.places.report()
+    assert ("evicted", len(ended)) in worker.told
+
+
+def test_a_second_connection_finds_room_where_others_have_more(
+    full: tuple[Worker, list[Session]],
+) -> None:
+    worker, _ = full
+    for _ in range(FEW_EACH - 1):
+        one = Session(worker, "198.51.100.7", 0.0)
+        gevent.sleep(0)
+        assert one.place is not None
+    assert Session(worker, "198.51.100.7", 0.0).place is None
+
+
+def test_where_everybody_has_one_place_nobody_loses_it() -> None:
+    worker = Worker()
+    clients = [
+        worker.enter(f"10.0.{number % 250}.{number // 250}", proven=True)[0]
+        for number in range(SESSIONS)
+    ]
+    assert worker.gate.full
+    assert not any(client.dropped for client in clients)
+    worker.places.report()
+    assert worker.told == []
 
 
 def test_nobody_is_asked_about_while_there_are_places_to_spare() -> None:

@@ -678,7 +678,7 @@ def test_a_sweep_of_many_leaves_others_their_turn_and_lets_alone_who_ends_meanwh
     owners = [gevent.spawn(wait) for _ in range(4 * FEW)]
     slow = cast(Stream, Slow())
     there = [_Relay(owner, slow, slow, Flow(), Flow()) for owner in owners]
-    relays._live.update(there)
+    relays._live.update(zip(owners, there, strict=True))
     assert items_before_others(lambda: relays.sweep(0.0), flood) < FEW
     relays.sweep(0.0)
 

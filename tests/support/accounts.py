@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# What sockets load at their first name, while the interpreter's files can be read: they may not
+# be the other account's to see.
+import encodings.idna  # noqa: F401
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
