@@ -130,7 +130,7 @@ class Site:
         """The users of one listener, None where it has no authentication."""
         if listen.users is None:
             return None
-        return Users(listen.users, self._checks.run, listen.nobody)
+        return Users(listen.users, self._checks.run, listen.nobody, self.places.prove)
 
     def _cannot_announce(self, name: str, reason: str) -> None:
         self.log.warning("announce.fail", name=name, reason=reason)

@@ -33,12 +33,17 @@ class Users:
         hashes: Mapping[str, PasswordHash],
         verify: Verifier,
         nobody: PasswordHash | None = None,
+        proven: Callable[[Stream], None] = lambda client: None,
     ) -> None:
-        """*nobody* is what dummy_hash() makes of *hashes*, made here where it is not given."""
+        """*nobody* is what dummy_hash() makes of *hashes*, made here where it is not given.
+
+        *proven* hears of each client whose password was right.
+        """
         self._hashes = hashes
         # As costly as the costliest of them, so that time does not tell which names exist.
         self._nobody = nobody or dummy_hash(hashes.values())
         self._verify = verify
+        self._proven = proven
         self._key = os.urandom(32)
         self._known: dict[bytes, float] = {}
 
@@ -53,8 +58,11 @@ class Users:
         proof = len(name).to_bytes(2, "big") + name + password
         digest = blake2b(proof, key=self._key, digest_size=16).digest()
         expires = self._known.get(digest)
-        if expires is not None and time.monotonic() < expires:
-            return
+        if expires is None or time.monotonic() >= expires:
+            self._check(user, password, digest, client)
+        self._proven(client)
+
+    def _check(self, user: str, password: bytes, digest: bytes, client: Stream) -> None:
         stored = self._hashes.get(user)
         against = stored or self._nobody
         failures = self._verify(digest, lambda: against.verify(password), client)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from geproxy.crypto.password import hash_password
 from tests.support.accounts import AS_ROOT, NOBODY, account
 from tests.support.proxy import SEALED_PASSWORD, configuration, running, ss_url
 from tests.support.shadowsocks_twin import METHODS, Key, Sealed
@@ -40,6 +41,23 @@ def test_strangers_who_end_after_one_byte_take_no_place_from_those_with_the_key(
         proxy.wait_for("auth.fail", listen="sealed")
         proxy.wait_for("client.drop", reason="unproven", code="limit")
     assert len(proxy.events("client.drop")) < STRANGERS // 4
+
+
+def test_who_has_logged_in_is_no_stranger_before_its_request(tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.touch(0o600)
+    users.write_text(f"alice:{hash_password(b'secret')}\n")
+    listen = {"socks": {"url": "socks5://127.0.0.1:0", "users": str(users)}}
+    config = configuration(listen, workers=1, limits={"sessions": SESSIONS})
+    with running(tmp_path, config) as proxy, target(echo) as there, ExitStack() as flood:
+        slow = flood.enter_context(Tunnel.dial(proxy.address))
+        slow.log_in("alice", "secret")
+        for _ in range(STRANGERS):
+            flood.enter_context(socket.create_connection(proxy.address, 20))
+        proxy.wait_for("client.drop", reason="unproven")
+        slow.ask(there.host, there.port)
+        slow.send(b"words")
+        assert slow.receive(5) == b"words"
 
 
 @AS_ROOT
