@@ -128,7 +128,7 @@ def one_spelling(request: Request) -> Endpoint:
 
 def connect(request: Request, subject: Subject, record: Record, site: Site) -> None:
     """Open the way to the target, say so, and relay until both sides are done."""
-    site.own_connections.refuse_loop(record.client, subject.listener.name)
+    listeners = site.own_connections.led_to(request.stream, subject.listener.name)
     route = site.policy.decide(subject, request.target)
     record.via = route.outbound.name
     dial_started = time.monotonic()
@@ -138,12 +138,11 @@ def connect(request: Request, subject: Subject, record: Record, site: Site) -> N
         # Where its client chooses each target, our own ports are refused: no loop runs by itself.
         relay(request, target, target.bound, record, site)
         return
-    end = target.bound
-    site.own_connections.add(end, record.client, subject.listener.name)
+    site.own_connections.add(target, listeners)
     try:
-        relay(request, target, end, record, site)
+        relay(request, target, target.bound, record, site)
     finally:
-        site.own_connections.discard(end)
+        site.own_connections.discard(target)
 
 
 def relay(request: Request, target: Stream, bound: Endpoint, record: Record, site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
 
 from geproxy.config.listeners import SOCKS_SCHEMES
 from geproxy.config.settings import Listen, Settings, Via
@@ -23,7 +24,7 @@ from geproxy.net.dialer import Dialer
 from geproxy.net.kernelside import tcp_memory_bytes
 from geproxy.net.nat64 import Discovery
 from geproxy.net.owners import SocketOwners
-from geproxy.net.ownways import OwnWays
+from geproxy.net.ownways import Memory, OwnWays
 from geproxy.net.places import Places
 from geproxy.net.resolver import Resolver
 from geproxy.net.route import OwnAddresses
@@ -44,6 +45,25 @@ from geproxy.wire import socks4, socks5
 PEER_SALTS = 1 << 14
 
 
+class Shared(Protocol):
+    """What all workers know together."""
+
+    @property
+    def salts(self) -> Mapping[str, Store]:
+        """What each sealed listener remembers of its streams, by its name."""
+        ...
+
+    @property
+    def datagram_salts(self) -> Mapping[str, Store]:
+        """The same of its datagrams."""
+        ...
+
+    @property
+    def ways(self) -> Memory:
+        """The memory of their OwnWays."""
+        ...
+
+
 class Site:
     """What one worker serves with; session.Site is what sessions see of it."""
 
@@ -53,20 +73,16 @@ class Site:
         streams: Collection[Endpoint],
         datagrams: Collection[Endpoint],
         log: Log,
-        salts: Mapping[str, Store],
-        datagram_salts: Mapping[str, Store],
+        shared: Shared,
     ) -> None:
-        """*streams* and *datagrams* are where we listen on TCP and on UDP; *salts* what each sealed
-        listener remembers of its streams, by its name, and *datagram_salts* of its datagrams.
-        """
+        """*streams* and *datagrams* are where we listen on TCP and on UDP."""
         limits = settings.limits
         self.log = log
         self.handshake_seconds = limits.handshake_seconds
         self.bind_seconds = limits.bind_seconds
         self.udp_rebind_seconds = limits.udp_rebind_seconds
         self.pool = BufferPool()
-        self.salts = salts
-        self.datagram_salts = datagram_salts
+        self.shared = shared
         # Three quarters of what TCP may have without being short: nobody else is hindered yet.
         stuck_bytes = tcp_memory_bytes() * 3 // 4 // settings.server.worker_count
         self.relays = Relays(self.pool, limits.idle_seconds, limits.half_close_seconds, stuck_bytes)
@@ -80,12 +96,15 @@ class Site:
         nat64 = Nat64()
         self._discovery = Discovery(look_up, nat64)
         dialer = Dialer(self._resolver, limits.connect_seconds, nat64)
-        self.own_connections = OwnWays()
         outbounds: list[Outbound] = [DirectOutbound(dialer)]
         outbounds += [OUTBOUNDS[via.url.scheme](via, dialer, self.pool) for via in settings.via]
         self.outbounds = {outbound.name: outbound for outbound in outbounds}
         own = OwnAddresses()
         self.owners = SocketOwners(own)
+        # Where all go straight out, and clients choose each target, policy refuses our own ports.
+        led = bool(settings.via) or any(listen.target for listen in settings.listen)
+        leading = [listen.name for listen in settings.listen if led]
+        self.own_connections = OwnWays(shared.ways, leading, self.owners.stands)
         self.places = Places(
             Gate(limits.sessions),
             limits.sessions_per_client,
@@ -172,12 +191,12 @@ def _mixed_inbound(listen: Listen, site: Site) -> Inbound:
 
 def _shadowsocks_inbound(listen: Listen, site: Site) -> Inbound:
     assert listen.secret is not None, "the configuration gives every ss:// listener one"
-    return ShadowsocksInbound(listen.secret, site.salts[listen.name], site.pool)
+    return ShadowsocksInbound(listen.secret, site.shared.salts[listen.name], site.pool)
 
 
 def _shadowsocks_codec(listen: Listen, site: Site) -> DatagramCodec:
     assert listen.secret is not None, "the configuration gives every ss:// listener one"
-    return ShadowsocksDatagrams(listen.secret, site.datagram_salts[listen.name])
+    return ShadowsocksDatagrams(listen.secret, site.shared.datagram_salts[listen.name])
 
 
 def _tunnel_inbound(listen: Listen, site: Site) -> Inbound:

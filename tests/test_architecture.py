@@ -55,6 +55,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "process.slots": (
         *("process", "site", "ending", "datagram_session", "config", "net", "relay", *WORDS),
     ),
+    "process.shared": ("config", "state.shared", "net.ownways"),
     "process.obedience": ("process", "net", *WORDS),
     "process.pulse": ("process", "site", "net"),
     "process.worker": (

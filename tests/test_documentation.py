@@ -49,7 +49,7 @@ from geproxy.process.generation import READY_SECONDS
 from geproxy.process.master import ACTIONS
 from geproxy.process.pidfile import PIDFILE_MODE
 from geproxy.process.remote import STOP_EXTRA_SECONDS
-from geproxy.process.salts import DATAGRAM_SALTS, SALTS
+from geproxy.process.shared import DATAGRAM_SALTS, SALTS
 from geproxy.process.start import DAEMON_PIDFILE, UMASK
 from geproxy.relay.associations import FORGET_SECONDS
 from geproxy.relay.datagram import WAITING_NAMES, Association

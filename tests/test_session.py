@@ -37,7 +37,7 @@ from geproxy.net.accept import Gate
 from geproxy.net.buffers import BufferPool
 from geproxy.net.dial import dial_error
 from geproxy.net.greenlets import interrupt
-from geproxy.net.ownways import OwnWays
+from geproxy.net.ownways import TABLE_BYTES, OwnWays
 from geproxy.net.places import Places
 from geproxy.net.sockopt import reset_on_close
 from geproxy.net.stream import SocketStream
@@ -143,7 +143,7 @@ class Stage:
         )
         self.relays = Relays(BufferPool(), 60.0, 10.0, 1 << 30)
         self.associations = Associations(60.0)
-        self.own_connections = OwnWays()
+        self.own_connections = OwnWays(bytearray(TABLE_BYTES), (), lambda client, reached: True)
         self.policy = self
         self.command = Command.CONNECT
         self.user: str | None = "alice"

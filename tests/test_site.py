@@ -21,6 +21,7 @@ from geproxy.observe.line import Lines
 from geproxy.observe.log import Log
 from geproxy.observe.sink import Descriptor, Sink
 from geproxy.policy import gate
+from geproxy.process.shared import Shared
 from geproxy.seams import Listener, Request, Subject
 from geproxy.site import CODECS, INBOUNDS, OUTBOUNDS, Site
 from geproxy.terms import Command, Endpoint, plain_address
@@ -58,7 +59,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_site(log: Log, *urls: str, listening: tuple[str, ...] = ()) -> Site:
     settings = from_urls(list(urls))
     endpoints = [Endpoint(plain_address(host), 1080) for host in listening]
-    return Site(settings, endpoints, endpoints, log, {}, {})
+    return Site(settings, endpoints, endpoints, log, Shared())
 
 
 def negotiate(site: Site, name: str, sent: bytes) -> tuple[Request, bytes]:
@@ -148,7 +149,7 @@ def test_users_that_are_none_are_not_the_same_as_no_users(log: Log) -> None:
     """An empty users file locks everybody out; it does not open the door."""
     settings = from_urls(["socks5://127.0.0.1:0"])
     listen = dataclasses.replace(settings.listen[0], users={})
-    site = Site(dataclasses.replace(settings, listen=(listen,)), [], [], log, {}, {})
+    site = Site(dataclasses.replace(settings, listen=(listen,)), [], [], log, Shared())
     with pytest.raises(AuthenticationError):
         negotiate(site, "listen1", GREETING + credentials(b"", b"") + CONNECT)
     with pytest.raises(AuthenticationError):
@@ -161,7 +162,7 @@ def test_nothing_of_the_rules_is_left_to_be_made_by_a_client(
     settings = from_urls(["socks5://127.0.0.1:0"])
     to = To.of(f"*.host{number}.example" for number in range(1000))
     rule = Rule("deny", to=(to,))
-    site = Site(dataclasses.replace(settings, rule=(rule,)), [], [], log, {}, {})
+    site = Site(dataclasses.replace(settings, rule=(rule,)), [], [], log, Shared())
     for made in ("Page", "numbered"):
         monkeypatch.delattr(gate, made)
     who = connecting(site.listeners["listen1"])
@@ -195,7 +196,7 @@ def test_local_clients_reach_this_host_and_others_do_not(log: Log) -> None:
 def test_the_limits_are_those_of_the_settings(log: Log) -> None:
     settings: Settings = from_urls(["socks5://127.0.0.1:0"])
     limits = Limits(handshake_seconds=3.0, idle_seconds=8.0, half_close_seconds=4.0)
-    site = Site(dataclasses.replace(settings, limits=limits), [], [], log, {}, {})
+    site = Site(dataclasses.replace(settings, limits=limits), [], [], log, Shared())
     assert site.handshake_seconds == 3.0
     assert site.relays.sweep_seconds == 1.0
     assert site.log is log

@@ -111,6 +111,16 @@ class SocketOwners:
             return share_of(client.address)
         return "uid", self._uid_of_connection(client, reached, 0)
 
+    def stands(self, client: Endpoint, reached: Endpoint) -> bool:
+        """Tell whether a socket of this host has a connection from *client* to *reached*.
+
+        True where the kernel does not tell.
+        """
+        if self.fault is not None:
+            return True
+        found = self._find(socket.IPPROTO_TCP, client, reached)
+        return found is not None and not _is_listener(found)
+
     def _interface_of(self, client: Endpoint, reached: Endpoint) -> int:
         """Find our end of the connection on one interface after the other. Raises DeniedError."""
         if not (_is_of_one_link(client.address) or _is_of_one_link(reached.address)):

@@ -1,4 +1,4 @@
-"""Our own sockets on ways out, so that a client that is one of them is known for what it is.
+"""Our own connections on ways out, so that a client that is one of them is known for what it is.
 
 The name of a peer, or NAT, may lead a way out back to the listener that it was taken from: each
 session would open the next. The configuration refuses the paths that it sees; this ends the rest.
@@ -6,34 +6,96 @@ session would open the next. The configuration refuses the paths that it sees; t
 
 from __future__ import annotations
 
+import mmap
+import struct
+from collections.abc import Callable, Iterable
+from itertools import islice
+
 from geproxy.errors import DeniedError
+from geproxy.streams import Stream
 from geproxy.terms import Endpoint
 
-NOWHERE: frozenset[str] = frozenset()
+# Chosen here
+# Our end's address, the far end, and the listeners that led there, a bit each. One entry for each
+# port: where two connections share a port the older one is not known any more.
+ENTRY = struct.Struct("=IIQ")
+TABLE_BYTES = ENTRY.size * (1 << 16)  # 1 MiB, of which the pages of ports in use are touched
+LISTENERS = 64  # beyond so many a listener has no bit, and is not known again
+EMPTY = bytes(ENTRY.size)
+TAG_MASK = 0xFFFFFFFF
+
+Memory = mmap.mmap | bytearray
 
 
 class OwnWays:
-    """The local ends of the connections to peers of one worker, and the listeners each came by.
+    """The connections to peers of all workers, and the listeners by which each was come to.
 
-    A loop over several workers comes back to one of them within a few turns.
+    For workers that are forks of one process: only their hashes agree. A worker that is killed
+    leaves its entries, which do no harm: none denies a client but one that comes by the same
+    listener, from the same address and port.
     """
 
-    __slots__ = ("_paths",)
+    __slots__ = ("_bits", "_memory", "_salt", "_stands")
 
-    def __init__(self) -> None:
-        self._paths: dict[Endpoint, frozenset[str]] = {}
+    def __init__(
+        self,
+        memory: Memory,
+        listeners: Iterable[str],
+        stands: Callable[[Endpoint, Endpoint], bool],
+    ) -> None:
+        """*memory* has TABLE_BYTES, zeroed, for all workers. *listeners* are the names of those
+        from which ways lead to peers or fixed targets; without any nothing is looked up.
 
-    def add(self, end: Endpoint, client: Endpoint, listener: str) -> None:
-        """Note a socket of ours that *client* of *listener* led to; whoever closes it discards it
-        first.
+        *stands* tells whether a socket of this host is connected from one endpoint to another, in
+        the opinion of that socket; True where nobody knows.
         """
-        self._paths[end] = self._paths.get(client, NOWHERE) | {listener}
+        self._memory = memory
+        self._bits = {name: 1 << number for number, name in enumerate(islice(listeners, LISTENERS))}
+        self._salt = tuple(self._bits)  # with other listeners the bits mean others
+        self._stands = stands
 
-    def discard(self, end: Endpoint) -> None:
-        """Forget a socket, which may be unknown."""
-        self._paths.pop(end, None)
+    def led_to(self, client: Stream, listener: str) -> int:
+        """Return the bits of *listener* and of those that led to *client*.
 
-    def refuse_loop(self, client: Endpoint, listener: str) -> None:
-        """Raise DeniedError if the way that led to *client* came by *listener* before."""
-        if self._paths and listener in self._paths.get(client, NOWHERE):
+        Raises DeniedError if *listener* is one of these.
+        """
+        bit = self._bits.get(listener, 0)
+        offset = client.peer.port * ENTRY.size
+        if not bit or self._memory[offset : offset + ENTRY.size] == EMPTY:
+            return bit
+        before = self._led_by(client, offset)
+        if before & bit:
             raise DeniedError("a way out leads back to this listener")
+        return before | bit
+
+    def _led_by(self, client: Stream, offset: int) -> int:
+        end, far, listeners = ENTRY.unpack_from(self._memory, offset)
+        if end != self._tag(client.peer.host):
+            return 0
+        # Another program of this host may have been given the port of one of ours, for another far
+        # end. If none has a connection from there to here, NAT has brought one of ours.
+        ours = far == self._tag(client.bound) or not self._stands(client.peer, client.bound)
+        return int(listeners) if ours else 0
+
+    def add(self, way: Stream, listeners: int) -> None:
+        """Note a connection that *listeners*, as led_to() returned them, led to; whoever closes it
+        discards it first.
+        """
+        if listeners:
+            offset = way.bound.port * ENTRY.size
+            ENTRY.pack_into(self._memory, offset, *self._tags(way), listeners)
+
+    def discard(self, way: Stream) -> None:
+        """Forget a connection, which may be unknown."""
+        offset = way.bound.port * ENTRY.size
+        if ENTRY.unpack_from(self._memory, offset)[:2] == self._tags(way):
+            self._memory[offset : offset + ENTRY.size] = EMPTY
+
+    def _tags(self, way: Stream) -> tuple[int, int]:
+        far = way.peer
+        if far.address.is_unspecified:  # the kernel goes from loopback to itself
+            far = Endpoint(way.bound.host, far.port)
+        return self._tag(way.bound.host), self._tag(far)
+
+    def _tag(self, whom: object) -> int:
+        return hash((whom, self._salt)) & TAG_MASK

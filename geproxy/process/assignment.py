@@ -11,7 +11,7 @@ from geproxy.observe.log import Log
 from geproxy.process.control import Control
 from geproxy.process.listeners import Lent, Place
 from geproxy.process.scoreboard import Slot
-from geproxy.seams import Store
+from geproxy.process.shared import Shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,7 @@ class Assignment:
     log: Log
     control: Control
     slot: Slot
-    salts: Mapping[str, Store]  # by listener
-    datagram_salts: Mapping[str, Store]
+    shared: Shared
 
 
 WorkerMain = Callable[[Assignment], int]  # returns the exit status

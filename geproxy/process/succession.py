@@ -22,8 +22,8 @@ from geproxy.process.generation import READY_SECONDS, Generation, kill
 from geproxy.process.limits import fitted
 from geproxy.process.listeners import ListeningSockets
 from geproxy.process.orphans import Claim
-from geproxy.process.salts import Salts
 from geproxy.process.scoreboard import Scoreboard
+from geproxy.process.shared import Shared
 from geproxy.process.spawn import Child, describe, reap, spawn
 from geproxy.process.watch import Watch
 
@@ -49,7 +49,7 @@ class Succession:
         self._worker_main = worker_main
         self._forget = forget
         self._sockets = ListeningSockets()
-        self._salts = Salts()
+        self._shared = Shared()
         self._scoreboard = Scoreboard()
         self._watch = Watch(time.monotonic())
 
@@ -69,7 +69,7 @@ class Succession:
         lent = self._sockets.open(settings.listen, wanted, Claim.of(settings.account, log))
         self.candidate = candidate = Generation(settings, log, lent, self._bear, wanted)
         try:
-            self._salts.open(settings.listen)
+            self._shared.open(settings.listen)
             candidate.start()
         except BaseException as error:
             self._dismiss()
@@ -101,8 +101,7 @@ class Succession:
                     generation.log,
                     control,
                     slot,
-                    self._salts.of_streams,
-                    self._salts.of_datagrams,
+                    self._shared,
                 )
             )
 
@@ -235,7 +234,7 @@ class Succession:
             self._old.append(before)
             for endpoint in self._sockets.close_others(candidate.settings.listen):
                 self.log.info("listen.stop", address=endpoint)
-        self._salts.close_others(candidate.settings.listen)
+        self._shared.close_others(candidate.settings.listen)
         known = before.settings.listen if before is not None else ()
         for listen in candidate.settings.listen:
             if not any(listen.name == old.name and listen.url == old.url for old in known):

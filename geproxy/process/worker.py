@@ -68,8 +68,7 @@ def main(assignment: Assignment) -> int:
         assignment.lent.endpoints(STREAM),
         assignment.lent.endpoints(DATAGRAM),
         assignment.log,
-        assignment.salts,
-        assignment.datagram_salts,
+        assignment.shared,
     )
     sockopt.exercise()
     sandbox = Sandbox()

@@ -28,6 +28,7 @@ from geproxy.observe.log import Log
 from geproxy.observe.sink import Descriptor, Sink
 from geproxy.process import slots as module
 from geproxy.process.listeners import Place
+from geproxy.process.shared import Shared
 from geproxy.process.slots import Slots
 from geproxy.site import Site
 from geproxy.terms import Endpoint, Filtering
@@ -55,7 +56,7 @@ class Worker:
         self._said.setblocking(False)
         sink = Sink("memory", Descriptor(write.detach()), Lines("text"))
         self._log = Log(sink, sink, level="info")
-        self.site = Site(settings, [], [], self._log, {}, {})
+        self.site = Site(settings, [], [], self._log, Shared())
         self.sockets = list(sockets.values())
         self.slots = Slots(
             sockets, settings, self.site, Lasting(lambda _, error: fault(error, self._log))

@@ -17,6 +17,7 @@ from geproxy.process.assignment import Assignment
 from geproxy.process.control import Control, Verb
 from geproxy.process.listeners import ListeningSockets
 from geproxy.process.scoreboard import Scoreboard, Slot
+from geproxy.process.shared import Shared
 from geproxy.process.worker import Worker
 from geproxy.site import Site
 from tests.support.conformance import HARD_SECONDS, until
@@ -38,9 +39,9 @@ class Held:
         slot = Scoreboard().take()
         assert slot is not None
         self.slot: Slot = slot
-        self.site = Site(settings, [], [], self.log, {}, {})
+        self.site = Site(settings, [], [], self.log, Shared())
         self.worker = Worker(
-            Assignment(1, settings, lent, {}, self.log, control, slot, {}, {}), self.site
+            Assignment(1, settings, lent, {}, self.log, control, slot, Shared()), self.site
         )
         (self.listening,) = lent.streams[settings.listen[0].name]
         self._text = ""
