@@ -34,7 +34,7 @@ from geproxy.relay.associations import Associations
 from geproxy.relay.datagram import Association, Ended, Reply
 from geproxy.relay.stream import Relays
 from geproxy.relay.upward import carry_up
-from geproxy.seams import Listener, Outbound, Policy, Request, Subject, Waiting
+from geproxy.seams import Listener, Outbound, Policy, Request, Route, Subject, Waiting
 from geproxy.streams import Stream
 from geproxy.terms import Command, Endpoint, Outcome
 
@@ -128,21 +128,28 @@ def one_spelling(request: Request) -> Endpoint:
 
 def connect(request: Request, subject: Subject, record: Record, site: Site) -> None:
     """Open the way to the target, say so, and relay until both sides are done."""
-    listeners = site.own_connections.led_to(request.stream, subject.listener.name)
     route = site.policy.decide(subject, request.target)
     record.via = route.outbound.name
-    dial_started = time.monotonic()
-    target = route.outbound.connect(route.target, route.permit, subject.client)
-    record.connected(target, dial_started)
+    # Where its client chooses each target, our own ports are refused: no loop runs by itself.
     if route.outbound.name == DIRECT and subject.listener.target is None:
-        # Where its client chooses each target, our own ports are refused: no loop runs by itself.
+        target = dial(route, subject, record)
         relay(request, target, target.bound, record, site)
         return
-    site.own_connections.add(target, listeners)
+    listeners = site.own_connections.led_to(request.stream, subject.listener.name)
+    target = dial(route, subject, record)
+    note = site.own_connections.add(target, listeners)
     try:
         relay(request, target, target.bound, record, site)
     finally:
-        site.own_connections.discard(target)
+        site.own_connections.discard(note)
+
+
+def dial(route: Route, subject: Subject, record: Record) -> Stream:
+    """Connect by the way that was chosen."""
+    dial_started = time.monotonic()
+    target = route.outbound.connect(route.target, route.permit, subject.client)
+    record.connected(target, dial_started)
+    return target
 
 
 def relay(request: Request, target: Stream, bound: Endpoint, record: Record, site: Site) -> None:

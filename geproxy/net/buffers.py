@@ -17,6 +17,9 @@ POOL_BUFFERS = 32  # 3.5 MiB kept per worker; beyond that a burst pays for its o
 LARGE_CHUNKS = 28
 LARGE_READ_BYTES = LARGE_CHUNKS * CHUNK_BYTES  # 444 KiB
 LARGE_BUFFER_BYTES = FIRST_SEND_EXTRA_BYTES + LARGE_CHUNKS * SEALED_CHUNK_BYTES
+# Of a lent buffer, by its size: how many plain bytes fit it once they are sealed, the first of a
+# stream.
+PLAIN_ROOM_BYTES = {BUFFER_BYTES: READ_BYTES, LARGE_BUFFER_BYTES: LARGE_READ_BYTES}
 # Per worker. A move takes two, and who waits has none, as a rule: see forward.py.
 LARGE_BUFFERS = 3
 
@@ -56,8 +59,3 @@ class BufferPool:
             self._large.append(buffer)
         elif len(self._free) < POOL_BUFFERS:
             self._free.append(buffer)
-
-
-def plain_room_bytes(buffer: memoryview) -> int:
-    """How many plain bytes fit a lent *buffer* once they are sealed, the first ones of a stream."""
-    return LARGE_READ_BYTES if len(buffer) > BUFFER_BYTES else READ_BYTES

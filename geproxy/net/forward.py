@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 from geproxy.errors import DeadlineError, ResetError
-from geproxy.net.buffers import BUFFER_BYTES, LARGE_BUFFER_BYTES, BufferPool, plain_room_bytes
+from geproxy.net.buffers import BUFFER_BYTES, LARGE_BUFFER_BYTES, PLAIN_ROOM_BYTES, BufferPool
 from geproxy.net.deadline import Deadline
 from geproxy.net.stream import SocketStream
 from geproxy.net.timeslice import begin, give_way
@@ -85,11 +85,13 @@ def _copy(source: Stream, sink: Stream, flow: Flow, pool: BufferPool) -> bool:
     """Move what is there through a buffer, for some rounds at most; True to wait for more."""
     plain = isinstance(source, SocketStream)
     for number in range(ROUNDS):
-        bulk = flow.bulk_reads >= BULK_READS and not number
-        buffer = _borrow(sink, pool) if bulk else pool.take()
+        if flow.bulk_reads >= BULK_READS and not number:
+            buffer = _borrow(sink, pool)
+        else:
+            buffer = pool.take()
         # Plain bytes no more than fit once they are sealed. What a sealed source opens is shorter
         # than what it reads into its buffer; send_lent() takes the few that may be too many.
-        room_bytes = plain_room_bytes(buffer) if plain else len(buffer)
+        room_bytes = PLAIN_ROOM_BYTES[len(buffer)] if plain else len(buffer)
         count = None
         try:
             count = source.recv_into(buffer[:room_bytes])

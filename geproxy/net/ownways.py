@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 
 from geproxy.errors import DeniedError
@@ -23,8 +24,10 @@ TABLE_BYTES = ENTRY.size * (1 << 16)  # 1 MiB, of which the pages of ports in us
 LISTENERS = 64  # beyond so many a listener has no bit, and is not known again
 EMPTY = bytes(ENTRY.size)
 TAG_MASK = 0xFFFFFFFF
+UNSPECIFIED = frozenset(map(hash, (IPv4Address(0), IPv6Address(0))))
 
 Memory = mmap.mmap | bytearray
+Note = tuple[int, bytes]
 
 
 class OwnWays:
@@ -51,7 +54,7 @@ class OwnWays:
         """
         self._memory = memory
         self._bits = {name: 1 << number for number, name in enumerate(islice(listeners, LISTENERS))}
-        self._salt = tuple(self._bits)  # with other listeners the bits mean others
+        self._salt = hash(tuple(self._bits))  # with other listeners the bits mean others
         self._stands = stands
 
     def led_to(self, client: Stream, listener: str) -> int:
@@ -61,41 +64,43 @@ class OwnWays:
         """
         bit = self._bits.get(listener, 0)
         offset = client.peer.port * ENTRY.size
-        if not bit or self._memory[offset : offset + ENTRY.size] == EMPTY:
+        if not bit or (entry := self._memory[offset : offset + ENTRY.size]) == EMPTY:
             return bit
-        before = self._led_by(client, offset)
+        before = self._led_by(client, bytes(entry))
         if before & bit:
             raise DeniedError("a way out leads back to this listener")
         return before | bit
 
-    def _led_by(self, client: Stream, offset: int) -> int:
-        end, far, listeners = ENTRY.unpack_from(self._memory, offset)
-        if end != self._tag(client.peer.host):
+    def _led_by(self, client: Stream, entry: bytes) -> int:
+        end, far, listeners = ENTRY.unpack(entry)
+        if end != self._tag(hash(client.peer.host), 0):
             return 0
         # Another program of this host may have been given the port of one of ours, for another far
         # end. If none has a connection from there to here, NAT has brought one of ours.
-        ours = far == self._tag(client.bound) or not self._stands(client.peer, client.bound)
-        return int(listeners) if ours else 0
+        reached = client.bound
+        same = far == self._tag(hash(reached.host), reached.port)
+        return int(listeners) if same or not self._stands(client.peer, reached) else 0
 
-    def add(self, way: Stream, listeners: int) -> None:
-        """Note a connection that *listeners*, as led_to() returned them, led to; whoever closes it
-        discards it first.
+    def add(self, way: Stream, listeners: int) -> Note:
+        """Note a connection that *listeners*, as led_to() returned them, led to.
+
+        Whoever closes it discards what this returns before.
         """
-        if listeners:
-            offset = way.bound.port * ENTRY.size
-            ENTRY.pack_into(self._memory, offset, *self._tags(way), listeners)
+        bound, far = way.bound, way.peer
+        here, there = hash(bound.host), hash(far.host)
+        if there in UNSPECIFIED:
+            there = here  # the kernel goes from loopback to itself
+        tags = self._tag(here, 0), self._tag(there, far.port)
+        entry = ENTRY.pack(*tags, listeners) if listeners else EMPTY
+        offset = bound.port * ENTRY.size
+        self._memory[offset : offset + ENTRY.size] = entry
+        return offset, entry
 
-    def discard(self, way: Stream) -> None:
-        """Forget a connection, which may be unknown."""
-        offset = way.bound.port * ENTRY.size
-        if ENTRY.unpack_from(self._memory, offset)[:2] == self._tags(way):
+    def discard(self, note: Note) -> None:
+        """Forget a connection."""
+        offset, entry = note
+        if self._memory[offset : offset + ENTRY.size] == entry:
             self._memory[offset : offset + ENTRY.size] = EMPTY
 
-    def _tags(self, way: Stream) -> tuple[int, int]:
-        far = way.peer
-        if far.address.is_unspecified:  # the kernel goes from loopback to itself
-            far = Endpoint(way.bound.host, far.port)
-        return self._tag(way.bound.host), self._tag(far)
-
-    def _tag(self, whom: object) -> int:
-        return hash((whom, self._salt)) & TAG_MASK
+    def _tag(self, host: int, port: int) -> int:
+        return (host + (port << 16) ^ self._salt) & TAG_MASK

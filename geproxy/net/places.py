@@ -188,10 +188,10 @@ class Places:
         if place is not None:
             place.held = True
 
-    def leave(self, stream: Stream) -> None:
-        """Take the place back at the end of the session, unless its client is held in silence."""
-        if not self._places[stream].held:
-            self._forget(stream)
+    def leave(self, place: Place) -> None:
+        """Take *place* back at the end of its session, unless the client is held in silence."""
+        if not place.held:
+            self._forget(place.stream)
 
     def _forget(self, stream: Stream) -> None:
         place = self._places.pop(stream, None)

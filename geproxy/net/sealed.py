@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from geproxy.crypto.salts import SaltMaker
 from geproxy.errors import AuthenticationError, ProtocolError, ReplayError, ResetError
-from geproxy.net.buffers import READ_BYTES, BufferPool, plain_room_bytes
+from geproxy.net.buffers import PLAIN_ROOM_BYTES, READ_BYTES, BufferPool
 from geproxy.net.messages import MessageReader
 from geproxy.seams import Store
 from geproxy.streams import Kernel, Lender, Stream
@@ -220,7 +220,7 @@ class SealedStream(MessageReader):
         """
         sealed = self._pool.take(len(plain))
         try:
-            room_bytes = plain_room_bytes(sealed)
+            room_bytes = PLAIN_ROOM_BYTES[len(sealed)]
             plain, rest = plain[:room_bytes], bytes(plain[room_bytes:])
             if self._sealer is None:
                 return sealed, self._seal_first(plain, sealed), rest

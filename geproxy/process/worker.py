@@ -28,6 +28,7 @@ from geproxy.net.greenlets import (
     stacks,
 )
 from geproxy.net.lasting import Lasting
+from geproxy.net.places import Place
 from geproxy.net.stream import SocketStream
 from geproxy.process.assignment import Assignment
 from geproxy.process.control import Message, Verb
@@ -224,23 +225,23 @@ class Worker:
             client.abort()
             return
         try:
-            session = spawn(partial(self._serve, client, listener))
+            session = spawn(partial(self._serve, place, listener))
         except BaseException:
-            self._places.leave(client)
+            self._places.leave(place)
             client.close()
             raise
         place.session = session
         self._served += 1
         self._sessions.add(session)
 
-    def _serve(self, client: SocketStream, listener: Listener) -> None:
+    def _serve(self, place: Place, listener: Listener) -> None:
         try:
-            serve(client, listener, self._site)
+            serve(place.stream, listener, self._site)
         except GeproxyError:
             pass  # told to end after its own end had begun
         finally:
             self._sessions.discard(getcurrent())
-            self._places.leave(client)
+            self._places.leave(place)
             if self._leaving.is_set():
                 self._news.set()
 

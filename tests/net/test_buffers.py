@@ -6,9 +6,9 @@ from geproxy.net.buffers import (
     BUFFER_BYTES,
     LARGE_BUFFER_BYTES,
     LARGE_BUFFERS,
+    PLAIN_ROOM_BYTES,
     POOL_BUFFERS,
     BufferPool,
-    plain_room_bytes,
 )
 from geproxy.wire.shadowsocks import FIRST_SEND_EXTRA_BYTES, sealed_size
 
@@ -49,6 +49,6 @@ def test_what_fits_a_buffer_fits_it_sealed_with_all_that_a_stream_begins_with(
     wanted_bytes: int,
 ) -> None:
     buffer = BufferPool().take(wanted_bytes)
-    room_bytes = plain_room_bytes(buffer)
+    room_bytes = PLAIN_ROOM_BYTES[len(buffer)]
     assert sealed_size(room_bytes) + FIRST_SEND_EXTRA_BYTES <= len(buffer)
     assert room_bytes > 0.99 * len(buffer), "much of it is never used"

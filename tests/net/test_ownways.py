@@ -56,13 +56,12 @@ def kernel() -> Kernel:
 
 def test_a_connection_that_comes_back_is_refused_while_it_is_open(kernel: Kernel) -> None:
     way = end(OURS, PEER)
-    kernel.own.add(way, A)
+    note = kernel.own.add(way, A)
     mapped = Endpoint.from_sockaddr(("::ffff:127.0.0.1", OURS.port, 0, 0))
     assert kernel.led_to(mapped, PEER, "b") == A | B
     with pytest.raises(DeniedError, match="leads back"):
         kernel.led_to(mapped, PEER, "a")
-    kernel.own.discard(way)
-    kernel.own.discard(way)
+    kernel.own.discard(note)
     assert kernel.led_to(mapped, PEER, "a") == A
 
 
@@ -106,9 +105,8 @@ def test_a_connection_that_nat_has_brought_elsewhere_is_refused(kernel: Kernel) 
 def test_of_two_connections_from_one_port_the_newer_is_known_until_it_is_closed(
     kernel: Kernel,
 ) -> None:
-    first, second = end(OURS, PEER), end(OURS, ELSEWHERE)
-    kernel.own.add(first, A)
-    kernel.own.add(second, B)
+    first = kernel.own.add(end(OURS, PEER), A)
+    second = kernel.own.add(end(OURS, ELSEWHERE), B)
     kernel.own.discard(first)
     assert kernel.led_to(OURS, ELSEWHERE, "a") == A | B
     kernel.own.discard(second)

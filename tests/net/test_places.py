@@ -28,6 +28,7 @@ class Client:
         self.peer = Endpoint(IPv4Address(address), port)
         self.bound = Endpoint(IPv4Address("192.0.2.1"), 1080)
         self.dropped = False
+        self.place: Place | None = None
         self._leave = leave
 
     def abort(self) -> None:
@@ -59,13 +60,14 @@ class Worker:
 
     def enter(self, address: str, *, proven: bool = False) -> tuple[Client, Place | None]:
         client = Client(address, 1024 + self.gate.count, self.leave)
-        place = self.places.enter(cast(Stream, client))
+        place = client.place = self.places.enter(cast(Stream, client))
         if place is not None and proven:
             self.places.prove(cast(Stream, client))
         return client, place
 
     def leave(self, client: Client) -> None:
-        self.places.leave(cast(Stream, client))
+        assert client.place is not None
+        self.places.leave(client.place)
 
     def served(self, address: str, count: int) -> list[Client]:
         """Have *count* clients ask and be served; return those who were let in."""
