@@ -104,7 +104,7 @@ class Site:
         # Where all go straight out, and clients choose each target, policy refuses our own ports.
         led = bool(settings.via) or any(listen.target for listen in settings.listen)
         leading = [listen.name for listen in settings.listen if led]
-        self.own_connections = OwnWays(shared.ways, leading, self.owners.stands)
+        self.own_connections = OwnWays(shared.ways, leading, self.owners.brought_by_nat)
         self.places = Places(
             Gate(limits.sessions),
             limits.sessions_per_client,

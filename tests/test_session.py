@@ -143,7 +143,7 @@ class Stage:
         )
         self.relays = Relays(BufferPool(), 60.0, 10.0, 1 << 30)
         self.associations = Associations(60.0)
-        self.own_connections = OwnWays(bytearray(TABLE_BYTES), (), lambda client, reached: True)
+        self.own_connections = OwnWays(bytearray(TABLE_BYTES), (), lambda client, reached: False)
         self.policy = self
         self.command = Command.CONNECT
         self.user: str | None = "alice"

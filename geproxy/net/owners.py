@@ -111,15 +111,14 @@ class SocketOwners:
             return share_of(client.address)
         return "uid", self._uid_of_connection(client, reached, 0)
 
-    def stands(self, client: Endpoint, reached: Endpoint) -> bool:
-        """Tell whether a socket of this host has a connection from *client* to *reached*.
-
-        True where the kernel does not tell.
+    def brought_by_nat(self, client: Endpoint, reached: Endpoint) -> bool:
+        """Tell whether *client* is of this host, and no socket here is connected to *reached* from
+        there: that one knows another far end. False where the kernel does not tell.
         """
-        if self.fault is not None:
-            return True
+        if self.fault is not None or client.address not in self._own:
+            return False
         found = self._find(socket.IPPROTO_TCP, client, reached)
-        return found is not None and not _is_listener(found)
+        return found is None or _is_listener(found)
 
     def _interface_of(self, client: Endpoint, reached: Endpoint) -> int:
         """Find our end of the connection on one interface after the other. Raises DeniedError."""

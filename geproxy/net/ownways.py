@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import ip_address
 from itertools import islice
 
 from geproxy.errors import DeniedError
@@ -17,14 +17,15 @@ from geproxy.streams import Stream
 from geproxy.terms import Endpoint
 
 # Chosen here
-# Our end's address, the far end, and the listeners that led there, a bit each. One entry for each
-# port: where two connections share a port the older one is not known any more.
-ENTRY = struct.Struct("=IIQ")
+# The far end, and the listeners that led there, a bit each. One entry for each port of ours: where
+# two connections share one, the older is not known any more.
+ENTRY = struct.Struct("=QQ")
 TABLE_BYTES = ENTRY.size * (1 << 16)  # 1 MiB, of which the pages of ports in use are touched
 LISTENERS = 64  # beyond so many a listener has no bit, and is not known again
 EMPTY = bytes(ENTRY.size)
-TAG_MASK = 0xFFFFFFFF
-UNSPECIFIED = frozenset(map(hash, (IPv4Address(0), IPv6Address(0))))
+TAG_MASK = (1 << 64) - 1
+# What the kernel makes of an address that is none, and what it is dialed as.
+LOOPBACK = frozenset(hash(ip_address(text)) for text in ("127.0.0.1", "::1", "0.0.0.0", "::"))
 
 Memory = mmap.mmap | bytearray
 Note = tuple[int, bytes]
@@ -38,24 +39,24 @@ class OwnWays:
     listener, from the same address and port.
     """
 
-    __slots__ = ("_bits", "_memory", "_salt", "_stands")
+    __slots__ = ("_bits", "_brought_by_nat", "_memory", "_salt")
 
     def __init__(
         self,
         memory: Memory,
         listeners: Iterable[str],
-        stands: Callable[[Endpoint, Endpoint], bool],
+        brought_by_nat: Callable[[Endpoint, Endpoint], bool],
     ) -> None:
         """*memory* has TABLE_BYTES, zeroed, for all workers. *listeners* are the names of those
         from which ways lead to peers or fixed targets; without any nothing is looked up.
 
-        *stands* tells whether a socket of this host is connected from one endpoint to another, in
-        the opinion of that socket; True where nobody knows.
+        *brought_by_nat* tells of a client, by both ends of its connection, whether it is of this
+        host although no socket here is connected so. False where nobody knows.
         """
         self._memory = memory
         self._bits = {name: 1 << number for number, name in enumerate(islice(listeners, LISTENERS))}
         self._salt = hash(tuple(self._bits))  # with other listeners the bits mean others
-        self._stands = stands
+        self._brought_by_nat = brought_by_nat
 
     def led_to(self, client: Stream, listener: str) -> int:
         """Return the bits of *listener* and of those that led to *client*.
@@ -72,27 +73,19 @@ class OwnWays:
         return before | bit
 
     def _led_by(self, client: Stream, entry: bytes) -> int:
-        end, far, listeners = ENTRY.unpack(entry)
-        if end != self._tag(hash(client.peer.host), 0):
-            return 0
-        # Another program of this host may have been given the port of one of ours, for another far
-        # end. If none has a connection from there to here, NAT has brought one of ours.
+        far, listeners = ENTRY.unpack(entry)
         reached = client.bound
-        same = far == self._tag(hash(reached.host), reached.port)
-        return int(listeners) if same or not self._stands(client.peer, reached) else 0
+        if far == self._tag(reached) or self._brought_by_nat(client.peer, reached):
+            return int(listeners)
+        return 0
 
     def add(self, way: Stream, listeners: int) -> Note:
         """Note a connection that *listeners*, as led_to() returned them, led to.
 
         Whoever closes it discards what this returns before.
         """
-        bound, far = way.bound, way.peer
-        here, there = hash(bound.host), hash(far.host)
-        if there in UNSPECIFIED:
-            there = here  # the kernel goes from loopback to itself
-        tags = self._tag(here, 0), self._tag(there, far.port)
-        entry = ENTRY.pack(*tags, listeners) if listeners else EMPTY
-        offset = bound.port * ENTRY.size
+        entry = ENTRY.pack(self._tag(way.peer), listeners) if listeners else EMPTY
+        offset = way.bound.port * ENTRY.size
         self._memory[offset : offset + ENTRY.size] = entry
         return offset, entry
 
@@ -102,5 +95,8 @@ class OwnWays:
         if self._memory[offset : offset + ENTRY.size] == entry:
             self._memory[offset : offset + ENTRY.size] = EMPTY
 
-    def _tag(self, host: int, port: int) -> int:
-        return (host + (port << 16) ^ self._salt) & TAG_MASK
+    def _tag(self, far: Endpoint) -> int:
+        host = hash(far.host)
+        if host in LOOPBACK:
+            host = 0  # to dial 0.0.0.0 or :: is to dial one of these
+        return (host + (far.port << 16) ^ self._salt) & TAG_MASK

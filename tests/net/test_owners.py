@@ -286,3 +286,15 @@ def test_the_socket_is_given_back() -> None:
     made.close()
     assert len(os.listdir("/proc/self/fd")) == before
     own.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_client_that_is_connected_elsewhere_in_its_own_opinion_was_brought_by_nat(
+    asked: SocketOwners, held: ExitStack, host: str
+) -> None:
+    connection, other = (Connection(held, host) for _ in range(2))
+    client, reached = connection.ends
+    assert not asked.brought_by_nat(client, reached)
+    assert asked.brought_by_nat(client, other.ends[1])
+    elsewhere = Endpoint.from_sockaddr(("198.51.100.7", client.port))
+    assert not asked.brought_by_nat(elsewhere, other.ends[1])

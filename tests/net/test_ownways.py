@@ -29,15 +29,15 @@ def end(bound: Endpoint, peer: Endpoint) -> Stream:
 
 
 class Kernel:
-    """Knows which connections other programs of this host have."""
+    """Knows which connections NAT has brought here."""
 
     def __init__(self) -> None:
-        self.others: set[tuple[Endpoint, Endpoint]] = set()
+        self.brought: set[tuple[Endpoint, Endpoint]] = set()
         memory = bytearray(TABLE_BYTES)
-        self.own, self.sibling = (OwnWays(memory, "abc", self.stands) for _ in range(2))
+        self.own, self.sibling = (OwnWays(memory, "abc", self.brought_by_nat) for _ in range(2))
 
-    def stands(self, client: Endpoint, reached: Endpoint) -> bool:
-        return (client, reached) in self.others
+    def brought_by_nat(self, client: Endpoint, reached: Endpoint) -> bool:
+        return (client, reached) in self.brought
 
     def led_to(self, client: Endpoint, reached: Endpoint, listener: str) -> int:
         found = self.own.led_to(end(reached, client), listener)
@@ -87,17 +87,17 @@ def test_a_peer_that_was_dialed_at_no_address_is_this_host(kernel: Kernel) -> No
 
 def test_another_program_that_has_the_same_port_is_served(kernel: Kernel) -> None:
     kernel.own.add(end(OURS, PEER), A)
-    kernel.others.add((OURS, ELSEWHERE))
     assert kernel.led_to(OURS, ELSEWHERE, "a") == A
 
 
 def test_a_client_elsewhere_that_has_the_same_port_is_served(kernel: Kernel) -> None:
     kernel.own.add(end(OURS, PEER), A)
-    assert kernel.led_to(place(OURS.port, "198.51.100.7"), PEER, "a") == A
+    assert kernel.led_to(place(OURS.port, "198.51.100.7"), ELSEWHERE, "a") == A
 
 
 def test_a_connection_that_nat_has_brought_elsewhere_is_refused(kernel: Kernel) -> None:
     kernel.own.add(end(OURS, place(443, "192.0.2.7")), A)
+    kernel.brought.add((OURS, ELSEWHERE))
     with pytest.raises(DeniedError, match="leads back"):
         kernel.led_to(OURS, ELSEWHERE, "a")
 
@@ -115,7 +115,7 @@ def test_of_two_connections_from_one_port_the_newer_is_known_until_it_is_closed(
 
 def test_a_listener_too_many_has_no_bit_and_is_served(kernel: Kernel) -> None:
     names = [str(number) for number in range(LISTENERS + 1)]
-    own = OwnWays(bytearray(TABLE_BYTES), names, kernel.stands)
+    own = OwnWays(bytearray(TABLE_BYTES), names, kernel.brought_by_nat)
     way = end(OURS, PEER)
     for _ in range(2):
         listeners = own.led_to(end(PEER, OURS), names[-1])
