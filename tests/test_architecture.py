@@ -51,6 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "process": (
         *("process", *WORDS, "VERSION", "config", "observe.log", "state.shared", "net.sockopt"),
     ),
+    "process.logwriter": ("process", "config", "observe", *WORDS),
     "datagram_session": ("ending", "session", "relay", "net", "observe", *WORDS),
     "process.slots": (
         *("process", "site", "ending", "datagram_session", "config", "net", "relay", *WORDS),
@@ -78,6 +79,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "wire.http": ("h11",),
     "net": ("gevent", "greenlet"),
     "process": ("setproctitle",),
+    "process.logwriter": ("setproctitle",),
     "process.pulse": ("setproctitle",),
     "commands.sharing": ("segno",),
     "cli": ("docopt",),

@@ -42,7 +42,7 @@ from geproxy.net import datagram, dial, namecache, resolver, systemlookup
 from geproxy.net.budget import Budget
 from geproxy.net.forward import HEAD_SECONDS
 from geproxy.net.turns import GREED
-from geproxy.observe.log import LEVELS, open_log
+from geproxy.observe.log import LEVELS
 from geproxy.observe.record import Record
 from geproxy.policy import ranges
 from geproxy.process.generation import READY_SECONDS
@@ -62,6 +62,7 @@ from geproxy.wire import fragments
 from geproxy.wire.socks4 import ResultCode
 from geproxy.wire.socks5 import Rep
 from tests.support import memory, peers
+from tests.support.logs import open_log
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

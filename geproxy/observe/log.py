@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, Protocol
 
 from geproxy.errors import StartError
 from geproxy.observe.line import Clock, Lines
@@ -14,11 +13,8 @@ from geproxy.observe.repeats import Repeats
 from geproxy.observe.sink import (
     SYSLOG_PATH,
     Channel,
-    Descriptor,
     Sink,
     Syslog,
-    open_append,
-    open_file,
     open_stderr,
 )
 from geproxy.terms import Endpoint
@@ -28,6 +24,7 @@ _DEBUG, _INFO, _WARNING, _ERROR = range(4)
 
 _REASONS = {
     errno.ELOOP: "it is a symbolic link",
+    errno.EMLINK: "it has another name (a hard link)",
     errno.ENXIO: "nobody reads it",
 }
 
@@ -41,6 +38,30 @@ class Failure(NamedTuple):
     reason: str
 
 
+class Files(Protocol):
+    """The files of a log, which a process of their own writes."""
+
+    def channels(self) -> list[Channel]:
+        """One channel for each path, in order."""
+        ...
+
+    def reopen(self) -> None:
+        """Open the paths again. Raises OSError with the path as filename, and StartError."""
+        ...
+
+    def tend(self, now: float, /) -> bool:
+        """Replace a writer that has died; True where one has. Raises OSError."""
+        ...
+
+    def close(self, wait_seconds: float = 0.0) -> None:
+        """Let go, and wait for the last line at most *wait_seconds*."""
+        ...
+
+    def forget(self) -> None:
+        """Give back, in a child, what is the master's alone."""
+        ...
+
+
 class Log:
     """What everyone writes events to. Never waits, never raises for a full disk or a slow reader.
 
@@ -49,8 +70,14 @@ class Log:
     object.
     """
 
-    def __init__(self, main: Sink, access: Sink | None, *, level: str) -> None:
-        """Take over both sinks, which may be the same; without *access* no session is written."""
+    def __init__(
+        self, main: Sink, access: Sink | None, *, level: str, files: Files | None = None
+    ) -> None:
+        """Take over both sinks, which may be the same; without *access* no session is written.
+
+        *files*, ours from now on, write what the sinks send them.
+        """
+        self._files = files
         self._main = main
         self._access = access
         self._level = LEVELS.index(level)
@@ -111,28 +138,37 @@ class Log:
         self._failures.flush(everything=True)
         self.flush()
 
-    def close(self) -> None:
-        """Conclude, then close what open_log opened."""
+    def close(self, wait_seconds: float = 0.0) -> None:
+        """Conclude, then close what open_log opened; wait for files at most *wait_seconds*."""
         self._failures.flush(everything=True)
         for sink in self._sinks():
             sink.close()
+        if self._files is not None:
+            self._files.close(wait_seconds)
 
-    def file_paths(self) -> list[str]:
-        """The files that this log writes to, each once; the same order in every worker."""
-        return [sink.name for sink in self._files()]
+    def reopen(self) -> None:
+        """Open the files again, for whoever moved them away. Raises StartError."""
+        if self._files is not None:
+            try:
+                self._files.reopen()
+            except OSError as error:
+                raise StartError(f"cannot open {error.filename}: {_reason(error)}") from error
 
-    def replace_files(self, descriptors: Sequence[int]) -> None:
-        """Write to other files from now on: one descriptor for each of file_paths(), ours now."""
-        for sink, descriptor in zip(self._files(), descriptors, strict=True):
-            sink.flush()
-            sink.replace(Descriptor(descriptor))
+    def tend(self, now: float) -> None:
+        """Replace a writer of files that has died. *now* is monotonic. Raises OSError."""
+        if self._files is not None and self._files.tend(now):
+            self.warning("log.writer.lost")
 
-    def _files(self) -> list[Sink]:
-        sinks = [self._main] if self._access is None else [self._main, self._access]
-        return [sink for sink in dict.fromkeys(sinks) if sink.name not in ("stderr", "syslog")]
+    def forget(self) -> None:
+        """Give back, in a child, what is the master's alone."""
+        if self._files is not None:
+            self._files.forget()
 
     def _sinks(self) -> set[Sink]:
         return {self._main, self._access or self._main}
+
+
+OpenFiles = Callable[[Sequence[str]], Files]
 
 
 def open_log(
@@ -141,6 +177,7 @@ def open_log(
     level: str,
     format: str,
     *,
+    open_files: OpenFiles,
     clock: Clock = time.time,
     syslog_path: str = SYSLOG_PATH,
 ) -> Log:
@@ -148,48 +185,41 @@ def open_log(
 
     *target* is "stderr", "syslog" or a path. *access* is "" (sessions go with the rest, and end
     with the level), "off", or a target of its own, which gets every session at any level.
-    Raises StartError, which names the key, the path and the reason.
+    *open_files* has a process write the paths. Raises StartError, which names the key, the path
+    and the reason.
     """
-
-    def open_sink(key: str, name: str) -> Sink:
-        try:
-            channel = _open_channel(name, syslog_path)
-        except OSError as error:
-            reason = _REASONS.get(error.errno or 0) or error.strerror
-            raise StartError(f"{key}: cannot open {name}: {reason}") from error
-        return Sink(name, channel, Lines(format, syslog=name == "syslog", clock=clock))
-
-    main = open_sink("log.target", target)
-    if access == "off":
-        return Log(main, None, level=level)
-    if access == "":
-        return Log(main, main if LEVELS.index(level) <= _INFO else None, level=level)
-    if access == target:
-        return Log(main, main, level=level)
+    own = access not in ("", "off", target)
+    keys = {target: "log.target"} | ({access: "log.access"} if own else {})
+    paths = [name for name in keys if name not in ("stderr", "syslog")]
+    channels: dict[str, Channel] = {}
+    files: Files | None = None
     try:
-        return Log(main, open_sink("log.access", access), level=level)
-    except StartError:
-        main.close()
-        raise
-
-
-def reopen(log: Log) -> list[int]:
-    """Open the files of *log* again, for whoever moved them away. Raises StartError."""
-    descriptors: list[int] = []
-    try:
-        for path in log.file_paths():
-            descriptors.append(open_append(path))
+        name = target
+        for name in keys:
+            if name not in paths:
+                channels[name] = open_stderr() if name == "stderr" else Syslog(syslog_path)
+        if paths:
+            name = paths[0]
+            files = open_files(paths)
+            channels |= zip(paths, files.channels(), strict=True)
     except OSError as error:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        reason = _REASONS.get(error.errno or 0) or error.strerror
-        raise StartError(f"cannot open {path}: {reason}") from error
-    return descriptors
+        for channel in channels.values():
+            channel.close()
+        name = error.filename or name
+        raise StartError(f"{keys[name]}: cannot open {name}: {_reason(error)}") from error
+
+    def sink(name: str) -> Sink:
+        lines = Lines(format, syslog=name == "syslog", clock=clock)
+        return Sink(name, channels[name], lines)
+
+    main = sink(target)
+    sessions: Sink | None = main
+    if own:
+        sessions = sink(access)
+    elif access == "off" or (access == "" and LEVELS.index(level) > _INFO):
+        sessions = None
+    return Log(main, sessions, level=level, files=files)
 
 
-def _open_channel(name: str, syslog_path: str) -> Channel:
-    if name == "stderr":
-        return open_stderr()
-    if name == "syslog":
-        return Syslog(syslog_path)
-    return open_file(name)
+def _reason(error: OSError) -> str | None:
+    return _REASONS.get(error.errno or 0) or error.strerror

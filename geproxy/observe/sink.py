@@ -6,6 +6,7 @@ it refuses is dropped and counted, and the count is the first line that goes out
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -68,8 +69,11 @@ class Sink:
 
     def put(self, level: str, event: str, fields: Fields) -> None:
         """Send one line, or keep it, or count it as lost."""
+        self.pass_on(self._lines.encode(level, event, fields))
+
+    def pass_on(self, line: bytes) -> None:
+        """Send one line that is encoded already, or keep it, or count it as lost."""
         self._leave_to_parent()
-        line = self._lines.encode(level, event, fields)
         self._waiting.append(line)
         self._waiting_bytes += len(line)
         self._drain()
@@ -81,11 +85,6 @@ class Sink:
         """Send what waits, as far as the channel takes it."""
         self._leave_to_parent()
         self._drain()
-
-    def replace(self, channel: Channel) -> None:
-        """Close the channel and go on with another."""
-        before, self._channel = self._channel, channel
-        self._close(before)
 
     def close(self) -> None:
         """Flush, then close the channel; what it did not take is gone."""
@@ -267,20 +266,21 @@ def open_stderr(descriptor: int = 2) -> Channel:
         return BlockingDescriptor(os.dup(descriptor))
 
 
-def open_file(path: str) -> Channel:
-    """Open a channel to the file at *path*. Raises what open_append raises."""
-    return Descriptor(open_append(path))
-
-
 def open_append(path: str) -> int:
     """Open *path* to append to, and create it with mode 0640 where it is missing.
 
-    Raises OSError: ELOOP for a symbolic link, ENXIO for a FIFO that nobody reads.
+    Raises OSError: ELOOP for a symbolic link, ENXIO for a FIFO that nobody reads, EMLINK for a
+    file with another name, which may be somebody's trap for a writer that is root.
     """
     try:
         descriptor = os.open(path, _FILE_FLAGS | os.O_CREAT | os.O_EXCL, _FILE_MODE)
     except FileExistsError:
-        return os.open(path, _FILE_FLAGS)
+        descriptor = os.open(path, _FILE_FLAGS)
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            os.close(descriptor)
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), path) from None
+        return descriptor
     try:
         os.fchmod(descriptor, _FILE_MODE)  # whatever the umask was
     except OSError:

@@ -32,7 +32,6 @@ class Verb(enum.Enum):
     SERVE = "serve"
     DRAIN = "drain"  # with seconds; inf is without limit
     QUIT = "quit"
-    REOPEN = "reopen"  # with the descriptors of the log's files
     INHERIT = "inherit"  # with a line to a worker that is about to leave its UDP clients to us
     BEQUEATH = "bequeath"  # with the slots, and a line to the one who gets them when we leave
 

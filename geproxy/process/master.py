@@ -21,6 +21,7 @@ from geproxy.process.about import About
 from geproxy.process.assignment import WorkerMain
 from geproxy.process.generation import KILL_AFTER_SECONDS
 from geproxy.process.heap import share_with_children
+from geproxy.process.logwriter import FINISH_SECONDS
 from geproxy.process.notify import notify_ready, notify_reloading, notify_stopping
 from geproxy.process.succession import Succession
 from geproxy.process.wakeup import Wakeup
@@ -68,7 +69,7 @@ class Master:
         finally:
             self._workers.kill()
         self._workers.log.info("end")
-        self._workers.log.flush()
+        self._workers.log.close(FINISH_SECONDS)
         return 0
 
     def _turn(self) -> None:
@@ -83,6 +84,7 @@ class Master:
             self._attempt("reload", self.reload)
         if self._stop_by is not None and now > self._stop_by:
             self._attempt("kill", self._workers.kill)
+        self._attempt("log", partial(self._workers.tend_logs, now))
         self._workers.log.flush()
 
     def _obey(self) -> None:

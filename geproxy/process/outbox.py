@@ -21,7 +21,7 @@ DEAF_SECONDS = 5.0  # then TERM: half the usual heartbeat_seconds, and far more 
 DEAF_KILL_SECONDS = 10.0  # from TERM to KILL: a loop that is only slow says before that it drains
 LOOK_SECONDS = 1.0  # the most that one look counts: a master that was stopped blames nobody
 # The last word alone matters of these; so what a deaf worker has us keep stays small.
-REPLACING = frozenset({Verb.SERVE, Verb.DRAIN, Verb.QUIT, Verb.REOPEN})
+REPLACING = frozenset({Verb.SERVE, Verb.DRAIN, Verb.QUIT})
 
 
 @dataclass(slots=True, eq=False)

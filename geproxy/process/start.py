@@ -7,6 +7,7 @@ import os
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from setproctitle import setproctitle
 
@@ -15,6 +16,7 @@ from geproxy.errors import StartError
 from geproxy.observe.log import Log, open_log
 from geproxy.process.assignment import WorkerMain
 from geproxy.process.daemon import Birth, daemonize, fill_standard_streams
+from geproxy.process.logwriter import LogFiles
 from geproxy.process.master import Master
 from geproxy.process.pidfile import Pidfile
 
@@ -90,7 +92,8 @@ class Start:
 def open_log_of(settings: Settings) -> Log:
     """Open what [log] names. Raises StartError."""
     log = settings.log
-    return open_log(log.target, log.access, log.level, log.format)
+    open_files = partial(LogFiles, format=log.format, account=settings.account)
+    return open_log(log.target, log.access, log.level, log.format, open_files=open_files)
 
 
 def _same(settings: Settings) -> Settings:

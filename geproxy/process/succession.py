@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import signal
 import time
 from collections.abc import Callable
 
 from geproxy.config.settings import Settings
 from geproxy.errors import StartError
-from geproxy.observe.log import Log, reopen
+from geproxy.observe.log import Log
 from geproxy.process.assignment import Assignment, WorkerMain
 from geproxy.process.control import Control, Verb
 from geproxy.process.enforcement import attend
@@ -88,9 +87,10 @@ class Succession:
                 # A copy left open here would hide the master's death from the sibling.
                 sibling.close()
             self._forget()
-            for other in (self.candidate, self.current):
-                if other is not None and other is not generation:
-                    other.log.close()  # or a log that was rotated away would stay open here
+            for other in self.generations():
+                if other is not generation:
+                    other.log.close()  # or its writer would never see the end of the queue
+            generation.log.forget()
             self._sockets.close_others(generation.settings.listen)
             return self._worker_main(
                 Assignment(
@@ -185,6 +185,9 @@ class Succession:
         attend(children, self.log, now)
         if self.current is not None:
             self._check_beats(children, self.current.settings.server.heartbeat_seconds, now)
+        for generation in self._old:
+            if not generation.children and generation.log is not self.log:
+                generation.log.close()
         self._old = [generation for generation in self._old if generation.children]
 
     @property
@@ -229,7 +232,7 @@ class Succession:
             before.bequeath(candidate)
         candidate.tell(Verb.SERVE)
         if before is not None:
-            before.log.close()
+            before.log.flush()
             before.drain(candidate.settings.server.reload_drain_seconds or math.inf)
             self._old.append(before)
             for endpoint in self._sockets.close_others(candidate.settings.listen):
@@ -264,18 +267,14 @@ class Succession:
         return candidate
 
     def reopen(self) -> None:
-        """Have every worker, and ourselves, write to the log files' names again.
-
-        We open them: a worker that has dropped its privileges could not. Raises StartError.
-        """
+        """Have the log's files opened again under their names. Raises StartError."""
         for generation in self.generations():
-            descriptors = reopen(generation.log)
-            generation.tell(Verb.REOPEN, "", descriptors)
-            if generation.log is self.log:
-                self.log.replace_files(descriptors)
-            else:
-                for descriptor in descriptors:
-                    os.close(descriptor)
+            generation.log.reopen()
+
+    def tend_logs(self, now: float) -> None:
+        """Replace writers of log files that have died. Raises OSError."""
+        for generation in self.generations():
+            generation.log.tend(now)
 
     def retire(self) -> None:
         """Nobody is replaced any more, and nobody new can connect."""

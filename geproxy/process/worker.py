@@ -174,8 +174,6 @@ class Worker:
         elif verb is Verb.BEQUEATH:
             slots = frozenset(map(int, argument.split()))
             self._slots.has_heir(slots, *message.descriptors)
-        elif verb is Verb.REOPEN:
-            self._assignment.log.replace_files(message.descriptors)
 
     def asked_to_leave(self, number: int, frame: FrameType | None) -> None:
         """TERM to this worker alone."""

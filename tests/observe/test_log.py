@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from geproxy.errors import StartError
-from geproxy.observe.log import LEVELS, Failure, Log, open_log, reopen
+from geproxy.observe.log import LEVELS, Failure, Log
 from geproxy.observe.repeats import SINGLE_LINES
 from geproxy.terms import Endpoint, plain_address
+from tests.support.logs import open_log
 
 
 def events(path: Path) -> list[str]:
@@ -50,7 +51,7 @@ def test_the_same_path_twice_is_one_sink(tmp_path: Path) -> None:
     path = str(tmp_path / "log")
     before = len(os.listdir("/proc/self/fd"))
     log = open_log(path, path, "info", "text")
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert len(os.listdir("/proc/self/fd")) == before + 4  # the queue, its ends and the control
     say_everything(log)
     assert events(tmp_path / "log") == ["info b", "info session.end", "warning c", "error d"]
 
@@ -159,11 +160,10 @@ def test_only_files_are_opened_again(
         return str(tmp_path / name) if name in ("log", "access") else name
 
     log = open_log(place(target), place(access), "info", "text")
-    assert log.file_paths() == [str(tmp_path / name) for name in files]
     for name in files:
         (tmp_path / name).rename(tmp_path / f"{name}.1")
     before = len(os.listdir("/proc/self/fd"))
-    log.replace_files(reopen(log))
+    log.reopen()
     assert len(os.listdir("/proc/self/fd")) == before, "the old ones are closed"
     log.close()
     assert sorted(os.listdir(tmp_path)) == sorted(files + [f"{name}.1" for name in files])
@@ -176,7 +176,7 @@ def test_lines_go_to_the_file_that_was_open_when_they_were_said(tmp_path: Path) 
     for name in ("log", "access"):
         (tmp_path / name).rename(tmp_path / f"{name}.1")
     log.info("b")
-    log.replace_files(reopen(log))
+    log.reopen()
     log.info("c")
     log.session(code="ok")
     log.close()
@@ -190,7 +190,7 @@ def test_a_file_that_is_opened_again_is_not_for_everyone(tmp_path: Path) -> None
     (tmp_path / "log").unlink()
     before = os.umask(0)
     try:
-        log.replace_files(reopen(log))
+        log.reopen()
     finally:
         os.umask(before)
     log.close()
@@ -204,7 +204,7 @@ def test_a_file_that_cannot_be_opened_again_leaves_the_log_as_it_was(tmp_path: P
     (tmp_path / "access").symlink_to(tmp_path / "elsewhere")
     before = os.listdir("/proc/self/fd")
     with pytest.raises(StartError) as caught:
-        reopen(log)
+        log.reopen()
     assert str(caught.value) == f"cannot open {tmp_path / 'access'}: it is a symbolic link"
     assert os.listdir("/proc/self/fd") == before
     log.info("a")

@@ -21,7 +21,7 @@ from geproxy.observe.sink import (
     Sink,
     Socket,
     Syslog,
-    open_file,
+    open_append,
     open_stderr,
 )
 
@@ -259,14 +259,14 @@ def test_a_full_disk_is_counted_and_told_once_a_minute(
 
 
 def test_standard_error_does_not_complain_to_itself(capfd: pytest.CaptureFixture[str]) -> None:
-    sink = Sink("stderr", open_file("/dev/full"), lines())
+    sink = Sink("stderr", Descriptor(open_append("/dev/full")), lines())
     put_numbers(sink, range(3))
     sink.close()
     assert capfd.readouterr().err == ""
 
 
 def test_without_standard_error_there_is_no_warning_and_no_fault() -> None:
-    sink = Sink("/var/log/geproxy", open_file("/dev/full"), lines())
+    sink = Sink("/var/log/geproxy", Descriptor(open_append("/dev/full")), lines())
     saved = os.dup(2)
     os.close(2)
     try:
@@ -282,7 +282,7 @@ def test_a_line_torn_by_a_full_disk_is_ended_before_the_next(tmp_path: Path) -> 
     path = tmp_path / "log"
     with path.open("wb") as file:
         file.truncate(size - 10)
-    sink = Sink("stderr", open_file(str(path)), lines())
+    sink = Sink("stderr", Descriptor(open_append(str(path))), lines())
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -328,7 +328,7 @@ def test_a_channel_that_takes_nothing_is_one_to_wait_for() -> None:
 
 
 def test_a_closed_sink_writes_to_no_descriptor_that_took_its_number(tmp_path: Path) -> None:
-    sink = Sink("stderr", open_file(str(tmp_path / "log")), lines())
+    sink = Sink("stderr", Descriptor(open_append(str(tmp_path / "log"))), lines())
     sink.close()
     with (tmp_path / "other").open("wb"):
         put_numbers(sink, range(1))

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from geproxy.errors import ConfigError, Problem, StartError
 from geproxy.observe.log import Log, open_log
 from geproxy.process.assignment import Assignment
 from geproxy.process.control import Verb
+from geproxy.process.logwriter import LogFiles
 from geproxy.process.master import Master
 
 BEAT_SECONDS = 0.2
@@ -147,7 +149,8 @@ def reader(folder: Path) -> Callable[[], Settings]:
 
 def open_fake_log(folder: Path) -> Log:
     """Open FOLDER/log: a file, so that a log that is forgotten is a descriptor that is lost."""
-    return open_log(str(folder / "log"), "", "debug", "text")
+    files = partial(LogFiles, format="text", account=None)
+    return open_log(str(folder / "log"), "", "debug", "text", open_files=files)
 
 
 def main() -> int:

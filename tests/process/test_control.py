@@ -131,13 +131,13 @@ def test_descriptors_arrive_as_the_receivers_own(
     line: tuple[Control, Control], tmp_path: Path
 ) -> None:
     sent = [os.open(tmp_path / name, os.O_CREAT | os.O_WRONLY, 0o600) for name in ("a", "b")]
-    line[0].send(Verb.REOPEN, "", sent)
+    line[0].send(Verb.INHERIT, "", sent)
     line[0].send(Verb.SERVE)
     for descriptor in sent:
         os.close(descriptor)
     message = line[1].receive()
     assert message is not None
-    assert message[:2] == (Verb.REOPEN, "")
+    assert message[:2] == (Verb.INHERIT, "")
     assert len(message.descriptors) == 2
     for name, descriptor in zip(("a", "b"), message.descriptors, strict=True):
         assert not os.get_inheritable(descriptor)
@@ -152,7 +152,7 @@ def test_descriptors_for_a_side_that_is_gone_are_lost_and_ours_stay_open(
 ) -> None:
     line[1].close()
     with (tmp_path / "a").open("w") as file:
-        line[0].send(Verb.REOPEN, "", [file.fileno()])
+        line[0].send(Verb.INHERIT, "", [file.fileno()])
         file.write("x")
 
 

@@ -29,7 +29,7 @@ def test_a_command_that_comes_again_is_answered_and_not_done_again(
     master, worker = ends
     read, write = os.pipe()
     for number in (1, 1, 2):
-        master.try_send(Verb.REOPEN, "", [write], number)
+        master.try_send(Verb.INHERIT, "", [write], number)
     os.close(write)
     heard = []
     for _ in range(2):

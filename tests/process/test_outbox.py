@@ -134,7 +134,7 @@ def test_a_thousand_commands_to_a_stopped_worker_keep_the_last_of_a_kind(ends: E
     ends.fill()
     before = len(os.listdir("/proc/self/fd"))
     for number in range(1000):
-        ends.box.order(Verb.REOPEN, str(number), [0, 1])
+        ends.box.order(Verb.DRAIN, str(number), [0, 1])
     assert len(ends.box) == 1
     assert len(os.listdir("/proc/self/fd")) == before + 2
     ends.heard()
@@ -155,7 +155,7 @@ def test_a_pause_of_the_master_does_not_make_a_worker_deaf(ends: Ends) -> None:
 
 
 def test_a_worker_that_is_not_ready_yet_is_not_deaf(ends: Ends) -> None:
-    ends.box.order(Verb.REOPEN, "")
+    ends.box.order(Verb.DRAIN, "")
     for _ in range(20):
         ends.now += 1.0
         ends.box.look(ends.now, listening=False)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.logs import writes_logs
 from tests.support.peers import find
 from tests.support.proxy import (
     PATIENCE_SECONDS,
@@ -116,9 +117,10 @@ class Daemon:
         return int(self.pidfile.read_text())
 
     def workers(self) -> list[int]:
-        """The pids of the master's living children."""
+        """The pids of the master's living children that serve."""
         master = self.pid
-        return [pid for pid, parent in _processes() if parent == master]
+        children = [pid for pid, parent in _processes() if parent == master]
+        return [pid for pid in children if not writes_logs(pid)]
 
     def left(self) -> list[int]:
         """The pids of everything that was started here and lives."""

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import IO, Self
 from urllib.parse import quote
 
+from tests.support.logs import writes_logs
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "bin" / "geproxy"
 
@@ -203,8 +205,9 @@ class Proxy:
     # -- processes -----------------------------------------------------------------------------
 
     def workers(self) -> list[int]:
-        """The pids of the master's living children."""
-        return [pid for pid, parent, _ in _processes() if parent == self.pid]
+        """The pids of the master's living children that serve."""
+        children = [pid for pid, parent, _ in _processes() if parent == self.pid]
+        return [pid for pid in children if not writes_logs(pid)]
 
     def wait_for_workers(self, count: int) -> list[int]:
         """Return the workers once there are *count* of them."""
