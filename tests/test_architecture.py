@@ -51,6 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "process": (
         *("process", *WORDS, "VERSION", "config", "observe.log", "state.shared", "net.sockopt"),
     ),
+    "process.logfiles": ("process", "config", "observe", *WORDS),
     "process.logwriter": ("process", "config", "observe", *WORDS),
     "datagram_session": ("ending", "session", "relay", "net", "observe", *WORDS),
     "process.slots": (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from geproxy.errors import StartError
@@ -16,6 +17,7 @@ from geproxy.observe.sink import (
     Sink,
     Syslog,
     open_stderr,
+    stderr_is_file,
 )
 from geproxy.terms import Endpoint
 
@@ -41,16 +43,28 @@ class Failure(NamedTuple):
 class Files(Protocol):
     """The files of a log, which a process of their own writes."""
 
+    @property
+    def opening(self) -> bool:
+        """True until it is known whether the paths could be opened."""
+        ...
+
     def channels(self) -> list[Channel]:
         """One channel for each path, in order."""
         ...
 
-    def reopen(self) -> None:
-        """Open the paths again. Raises OSError with the path as filename, and StartError."""
+    def wait_open(self) -> None:
+        """Wait until the paths are open. Raises as advance() does."""
         ...
 
-    def tend(self, now: float, /) -> bool:
-        """Replace a writer that has died; True where one has. Raises OSError."""
+    def reopen(self) -> None:
+        """Begin to open the paths again. Raises OSError."""
+        ...
+
+    def advance(self, now: float, /) -> bool:
+        """Do what is due at *now* (monotonic). True where the writer has died, and is replaced.
+
+        Raises OSError with the path as filename where that cannot be opened, and StartError.
+        """
         ...
 
     def close(self, wait_seconds: float = 0.0) -> None:
@@ -71,13 +85,21 @@ class Log:
     """
 
     def __init__(
-        self, main: Sink, access: Sink | None, *, level: str, files: Files | None = None
+        self,
+        main: Sink,
+        access: Sink | None,
+        *,
+        level: str,
+        files: Files | None = None,
+        keys: Mapping[str, str] | None = None,
     ) -> None:
         """Take over both sinks, which may be the same; without *access* no session is written.
 
-        *files*, ours from now on, write what the sinks send them.
+        *files*, ours from now on, write what the sinks send them; *keys* are those of the
+        configuration that name each.
         """
         self._files = files
+        self._keys = keys or {}
         self._main = main
         self._access = access
         self._level = LEVELS.index(level)
@@ -146,23 +168,46 @@ class Log:
         if self._files is not None:
             self._files.close(wait_seconds)
 
-    def reopen(self) -> None:
-        """Open the files again, for whoever moved them away. Raises StartError."""
-        if self._files is not None:
-            try:
-                self._files.reopen()
-            except OSError as error:
-                raise StartError(f"cannot open {error.filename}: {_reason(error)}") from error
+    @property
+    def opening(self) -> bool:
+        """True until it is known whether the files could be opened; see advance()."""
+        return self._files is not None and self._files.opening
 
-    def tend(self, now: float) -> None:
-        """Replace a writer of files that has died. *now* is monotonic. Raises OSError."""
-        if self._files is not None and self._files.tend(now):
-            self.warning("log.writer.lost")
+    def wait_open(self) -> None:
+        """Wait until the files are open. Raises StartError."""
+        if self._files is not None:
+            with self._told():
+                self._files.wait_open()
+
+    def reopen(self) -> None:
+        """Begin to open the files again, for whoever moved them away. Raises StartError."""
+        if self._files is not None:
+            with self._told():
+                self._files.reopen()
+
+    def advance(self, now: float) -> None:
+        """Do what is due for the files at *now* (monotonic).
+
+        Raises StartError where they cannot be opened, or opened again; what was open stays so.
+        """
+        if self._files is not None:
+            with self._told():
+                if self._files.advance(now):
+                    self.warning("log.writer.lost")
 
     def forget(self) -> None:
         """Give back, in a child, what is the master's alone."""
         if self._files is not None:
             self._files.forget()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn an OSError into a StartError that names the key, the file and the reason."""
+        try:
+            yield
+        except OSError as error:
+            key = self._keys.get(error.filename or "", "log")
+            raise StartError(_cannot_open(key, error.filename, error)) from error
 
     def _sinks(self) -> set[Sink]:
         return {self._main, self._access or self._main}
@@ -185,12 +230,14 @@ def open_log(
 
     *target* is "stderr", "syslog" or a path. *access* is "" (sessions go with the rest, and end
     with the level), "off", or a target of its own, which gets every session at any level.
-    *open_files* has a process write the paths. Raises StartError, which names the key, the path
-    and the reason.
+    *open_files* has a process begin to write the paths; standard error is one of them where it is
+    a file. Raises StartError, which names the key, the path and the reason.
     """
     own = access not in ("", "off", target)
     keys = {target: "log.target"} | ({access: "log.access"} if own else {})
     paths = [name for name in keys if name not in ("stderr", "syslog")]
+    if "stderr" in keys and stderr_is_file():
+        paths.append("stderr")
     channels: dict[str, Channel] = {}
     files: Files | None = None
     try:
@@ -205,8 +252,7 @@ def open_log(
     except OSError as error:
         for channel in channels.values():
             channel.close()
-        name = error.filename or name
-        raise StartError(f"{keys[name]}: cannot open {name}: {_reason(error)}") from error
+        raise StartError(_cannot_open(keys[name], name, error)) from error
 
     def sink(name: str) -> Sink:
         lines = Lines(format, syslog=name == "syslog", clock=clock)
@@ -218,8 +264,9 @@ def open_log(
         sessions = sink(access)
     elif access == "off" or (access == "" and LEVELS.index(level) > _INFO):
         sessions = None
-    return Log(main, sessions, level=level, files=files)
+    return Log(main, sessions, level=level, files=files, keys=keys)
 
 
-def _reason(error: OSError) -> str | None:
-    return _REASONS.get(error.errno or 0) or error.strerror
+def _cannot_open(key: str, name: str | None, error: OSError) -> str:
+    reason = _REASONS.get(error.errno or 0) or error.strerror
+    return f"{key}: cannot open {name or 'it'}: {reason}"

@@ -24,6 +24,7 @@ MAX_WAITING_BYTES = 1 << 20
 WARNING_SECONDS = 60.0  # a full disk is told to standard error, but must not flood that too
 SYSLOG_PATH = "/dev/log"
 
+STDERR = 2
 _FILE_MODE = 0o640  # a log names users and where they go: not for everyone
 _FILE_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -250,7 +251,15 @@ class Syslog:
         return connection
 
 
-def open_stderr(descriptor: int = 2) -> Channel:
+def stderr_is_file() -> bool:
+    """Tell whether standard error is a file, which may hang as any other."""
+    try:
+        return stat.S_ISREG(os.fstat(STDERR).st_mode)
+    except OSError:
+        return False  # there is none
+
+
+def open_stderr(descriptor: int = STDERR) -> Channel:
     """Open a channel to what *descriptor* is, which stays as it is. Raises OSError."""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISSOCK(mode):

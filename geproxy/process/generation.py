@@ -54,8 +54,9 @@ class Generation:
 
     @property
     def ready(self) -> bool:
-        """True when every worker has said so."""
-        return all(child.ready for child in self.children) and len(self.children) == self.wanted
+        """True when every worker has said so, and the log is open."""
+        ready = all(child.ready for child in self.children) and len(self.children) == self.wanted
+        return ready and not self.log.opening
 
     def addresses(self) -> dict[str, list[str]]:
         """Where each listener listens."""

@@ -21,7 +21,7 @@ from geproxy.process.about import About
 from geproxy.process.assignment import WorkerMain
 from geproxy.process.generation import KILL_AFTER_SECONDS
 from geproxy.process.heap import share_with_children
-from geproxy.process.logwriter import FINISH_SECONDS
+from geproxy.process.logfiles import FINISH_SECONDS
 from geproxy.process.notify import notify_ready, notify_reloading, notify_stopping
 from geproxy.process.succession import Succession
 from geproxy.process.wakeup import Wakeup
@@ -52,6 +52,7 @@ class Master:
         self._served = False
         self._reload_again = False
         self._faults: dict[str, float] = {}  # when each was last told, by what it was
+        self._reopening: list[str] | None = None  # what went wrong so far; None: nobody asked
         self._stop_by: float | None = None  # when what still runs is killed; None: not stopping
 
     def run(self, settings: Settings, log: Log) -> int:
@@ -84,7 +85,7 @@ class Master:
             self._attempt("reload", self.reload)
         if self._stop_by is not None and now > self._stop_by:
             self._attempt("kill", self._workers.kill)
-        self._attempt("log", partial(self._workers.tend_logs, now))
+        self._attempt("log", partial(self._tend_logs, now))
         self._workers.log.flush()
 
     def _obey(self) -> None:
@@ -204,7 +205,8 @@ class Master:
         notify_stopping()
         self._workers.log.info("stop", drain_seconds=seconds)
         self._workers.retire()
-        self._workers.drain(seconds)
+        for generation in self._workers.generations():
+            generation.drain(seconds)
         self._stop_by = time.monotonic() + seconds + KILL_AFTER_SECONDS
 
     def quit(self) -> None:
@@ -213,18 +215,35 @@ class Master:
             notify_stopping()
         self._workers.log.info("quit")
         self._workers.retire()
-        self._workers.quit()
+        for generation in self._workers.generations():
+            generation.quit()
         self._stop_by = time.monotonic() + KILL_AFTER_SECONDS
 
     def reopen(self) -> None:
-        """USR1: the log files are opened again under their names."""
-        try:
-            self._workers.reopen()
+        """USR1: begin to open the log files again under their names."""
+        self._reopening = []
+        for generation in self._workers.generations():
+            try:
+                generation.log.reopen()
+            except StartError as error:
+                self._reopening.append(str(error))
+
+    def _tend_logs(self, now: float) -> None:
+        """Go on with it, and say how it went; replace what has died meanwhile."""
+        problems = self._workers.tend_logs(now)
+        if self._reopening is None:
+            for problem in problems:
+                self._workers.log.error("log.writer.fail", reason=problem)
+            return
+        self._reopening += problems
+        if self._workers.opening_logs:
+            return
+        problems, self._reopening = self._reopening, None
+        for problem in problems:
+            self._workers.log.error("reopen.fail", reason=problem)
+        if not problems:
             self._workers.log.info("log.reopen")
-            self._about.tell(problems=[])
-        except StartError as error:
-            self._workers.log.error("reopen.fail", reason=str(error))
-            self._about.tell(problems=[str(error)])
+        self._about.tell(problems=problems)
         self._about.count("reopens")
 
     def grow(self) -> None:

@@ -16,7 +16,7 @@ from geproxy.errors import StartError
 from geproxy.observe.log import Log, open_log
 from geproxy.process.assignment import WorkerMain
 from geproxy.process.daemon import Birth, daemonize, fill_standard_streams
-from geproxy.process.logwriter import LogFiles
+from geproxy.process.logfiles import LogFiles
 from geproxy.process.master import Master
 from geproxy.process.pidfile import Pidfile
 
@@ -71,6 +71,7 @@ class Start:
         log: Log | None = None
         try:
             log = open_log_of(settings)
+            log.wait_open()
             if pidfile is not None:
                 pidfile.write()
             master = Master(lambda: adapt(self.read()), open_log_of, self.worker_main)
@@ -90,7 +91,7 @@ class Start:
 
 
 def open_log_of(settings: Settings) -> Log:
-    """Open what [log] names. Raises StartError."""
+    """Begin to open what [log] names. Raises StartError."""
     log = settings.log
     open_files = partial(LogFiles, format=log.format, account=settings.account)
     return open_log(log.target, log.access, log.level, log.format, open_files=open_files)

@@ -185,17 +185,21 @@ class Succession:
         attend(children, self.log, now)
         if self.current is not None:
             self._check_beats(children, self.current.settings.server.heartbeat_seconds, now)
-        for generation in self._old:
-            if not generation.children and generation.log is not self.log:
-                generation.log.close()
-        self._old = [generation for generation in self._old if generation.children]
+        self._old = [generation for generation in self._old if not self._is_over(generation)]
+
+    def _is_over(self, generation: Generation) -> bool:
+        if generation.children:
+            return False
+        if generation.log is not self.log:
+            generation.log.close()
+        return True
 
     @property
     def busy(self) -> bool:
         """True while something is due soon, so that the next look must not be late."""
         current = self.current
         missing = current is None or len(current.serving()) < current.wanted
-        return missing or self.candidate is not None or self._watch.wary
+        return missing or self.candidate is not None or self._watch.wary or self.opening_logs
 
     def _replace_missing(self, current: Generation, now: float) -> None:
         try:
@@ -266,31 +270,29 @@ class Succession:
         self._sockets.close_others(self.current.settings.listen if self.current else ())
         return candidate
 
-    def reopen(self) -> None:
-        """Have the log's files opened again under their names. Raises StartError."""
-        for generation in self.generations():
-            generation.log.reopen()
+    @property
+    def opening_logs(self) -> bool:
+        """True until it is known whether all files of logs could be opened."""
+        return any(generation.log.opening for generation in self.generations())
 
-    def tend_logs(self, now: float) -> None:
-        """Replace writers of log files that have died. Raises OSError."""
+    def tend_logs(self, now: float) -> list[str]:
+        """Do what is due for the logs' files; returns what went wrong with those in use."""
+        problems = []
         for generation in self.generations():
-            generation.log.tend(now)
+            try:
+                generation.log.advance(now)
+            except StartError as error:
+                if generation is self.candidate:
+                    self._reject(str(error))
+                else:
+                    problems.append(str(error))
+        return problems
 
     def retire(self) -> None:
         """Nobody is replaced any more, and nobody new can connect."""
         self._old += [one for one in (self.candidate, self.current) if one is not None]
         self.candidate = self.current = None
         self._sockets.close_others(())
-
-    def drain(self, seconds: float) -> None:
-        """Have every worker finish within *seconds*."""
-        for generation in self.generations():
-            generation.drain(seconds)
-
-    def quit(self) -> None:
-        """Have every worker end its sessions now."""
-        for generation in self.generations():
-            generation.quit()
 
     def kill(self) -> None:
         """End every worker, whatever it is doing."""

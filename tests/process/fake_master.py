@@ -22,7 +22,7 @@ from geproxy.errors import ConfigError, Problem, StartError
 from geproxy.observe.log import Log, open_log
 from geproxy.process.assignment import Assignment
 from geproxy.process.control import Verb
-from geproxy.process.logwriter import LogFiles
+from geproxy.process.logfiles import LogFiles
 from geproxy.process.master import Master
 
 BEAT_SECONDS = 0.2

@@ -10,7 +10,7 @@ from geproxy.observe.line import Clock
 from geproxy.observe.log import Log
 from geproxy.observe.log import open_log as open_with
 from geproxy.observe.sink import SYSLOG_PATH
-from geproxy.process.logwriter import LogFiles
+from geproxy.process.logfiles import LogFiles
 
 PATIENCE_SECONDS = 10.0
 WRITER = b"geproxy: log writer"
@@ -34,9 +34,21 @@ def open_log(
 ) -> Log:
     """Open a log as the program does."""
     files = partial(WaitingFiles, format=format, account=None)
-    return open_with(
+    log = open_with(
         target, access, level, format, open_files=files, clock=clock, syslog_path=syslog_path
     )
+    try:
+        log.wait_open()
+    except BaseException:
+        log.close()
+        raise
+    return log
+
+
+def open_again(log: Log) -> None:
+    """Open the files again, and wait for that. Raises StartError."""
+    log.reopen()
+    log.wait_open()
 
 
 def writes_logs(pid: int) -> bool:
