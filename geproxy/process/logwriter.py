@@ -80,10 +80,11 @@ def _become(task: Task, control: socket.socket, mask: Iterable[int]) -> None:
         setproctitle("geproxy: log writer")
         _close_all_but(control.fileno(), task.outlet.fileno())
         _write(task, control)
-    except OSError as error:
-        _say(control, f"errno {error.errno} {error.filename}")
     except BaseException as error:
-        _say(control, f"error {error}")
+        if isinstance(error, OSError) and error.filename is not None:
+            _say(control, f"errno {error.errno} {error.filename}")
+        else:
+            _say(control, f"error {type(error).__name__}: {error}")
     finally:
         os._exit(0)
 

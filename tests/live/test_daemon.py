@@ -193,10 +193,20 @@ def test_too_few_processes_are_the_reason_and_status_1(
 
 
 @for_root
-def test_a_worker_that_cannot_drop_its_privileges_is_status_1(folder: Path) -> None:
-    with daemon_folder(folder, daemon_configuration(server={"user": "nobody"})) as daemon:
+@pytest.mark.parametrize(
+    ("log", "who"),
+    [
+        pytest.param({}, "the log's writer cannot start", id="the writer of the log"),
+        pytest.param({"target": "syslog"}, "worker 1 could not start", id="a worker"),
+    ],
+)
+def test_whoever_cannot_drop_its_privileges_is_status_1(
+    folder: Path, log: dict[str, str], who: str
+) -> None:
+    config = daemon_configuration(server={"user": "nobody"}, log=log)
+    with daemon_folder(folder, config) as daemon:
         bound = [find("setpriv"), "--bounding-set=-setuid", "--inh-caps=-setuid"]
-        said = "could not start: PermissionError: [Errno 1] Operation not permitted"
+        said = f"{who}: PermissionError: [Errno 1] Operation not permitted"
         done = daemon.run("-d", prefix=bound)
         assert (done.returncode, done.stdout) == (1, "")
         assert said in done.stderr, done.stderr

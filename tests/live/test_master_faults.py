@@ -43,10 +43,12 @@ FAULTS = [
     (HUP, "close", "EIO"),
     (HUP, "poll", "ENOMEM"),
     (HUP, "prlimit64", "EPERM"),
-    (USR1, "openat", "ENFILE"),
-    (USR1, "close", "ENOSPC"),  # a log on NFS
+    (USR1, "socketpair", "ENFILE"),  # the line to a new writer of the log
+    (USR1, "clone", "EAGAIN"),
+    (USR1, "close", "EIO"),
     (USR1, "write", "ENOSPC"),
-    (USR1, "sendmsg", "ENOBUFS"),
+    (USR1, "recvfrom", "ENOMEM"),  # what a writer says
+    (USR1, "sendto", "ENOBUFS"),  # what it is told, and lines
     (TTIN, "socketpair", "EMFILE"),
     (TTIN, "clone", "EAGAIN"),
     (TTOU, "socketpair", "ENFILE"),
