@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from tests.support.daemon import (
     status_rows,
 )
 from tests.support.logs import writes_logs
-from tests.support.proxy import wait_until
-from tests.support.socks import reply_to
+from tests.support.proxy import PROGRAM, configuration, wait_until
+from tests.support.socks import connect, reply_to
 from tests.support.targets import echo, target
 
 pytestmark = pytest.mark.slow
@@ -110,3 +111,78 @@ def test_a_log_with_another_name_is_refused(folder: Path) -> None:
         problem = f"cannot open {folder}/log: it has another name (a hard link)\n"
         assert done.stderr.endswith(problem)
         assert victim.read_text() == "what must not change\n"
+
+
+def test_a_writer_that_is_held_up_does_not_hold_up_those_who_open_the_log_again(
+    folder: Path,
+) -> None:
+    with daemon_running(folder) as daemon, target(echo) as there:
+        (writer,), address = writers(daemon), daemon.address()
+        os.kill(writer, signal.SIGSTOP)
+        try:
+            (folder / "log").rename(folder / "log.1")
+            assert daemon.run("reopen").returncode == 0
+            assert reply_to(address, there.host, there.port) == 0
+            daemon.wait_for("session.end")
+        finally:
+            os.kill(writer, signal.SIGCONT)
+        wait_until(lambda: writer not in daemon.left())
+        assert len(writers(daemon)) == 1
+
+
+def test_workers_need_no_descriptor_for_a_new_log(folder: Path) -> None:
+    with daemon_running(folder) as daemon, target(echo) as there:
+        address = daemon.address()
+        before = {worker: descriptors(worker) for worker in daemon.workers()}
+        (folder / "log").rename(folder / "log.1")
+        assert daemon.run("reopen").returncode == 0
+        assert {worker: descriptors(worker) for worker in daemon.workers()} == before
+        assert reply_to(address, there.host, there.port) == 0
+        daemon.wait_for("session.end")
+
+
+def test_the_last_lines_are_written_although_the_master_was_killed(folder: Path) -> None:
+    with daemon_running(folder) as daemon, target(echo) as there:
+        (writer,) = writers(daemon)
+        with connect(daemon.address(), there.host, there.port):
+            os.kill(daemon.pid, signal.SIGKILL)
+            wait_until(lambda: daemon.pid not in daemon.left())
+        daemon.wait_for("session.end")
+        wait_until(lambda: daemon.left() == [])
+        assert writer not in daemon.left()
+
+
+def test_a_writer_that_cannot_open_the_log_is_tried_again(folder: Path) -> None:
+    with daemon_running(folder) as daemon, target(echo) as there:
+        (writer,), address = writers(daemon), daemon.address()
+        (folder / "log").rename(folder / "log.1")
+        (folder / "log").mkdir()
+        os.kill(writer, signal.SIGKILL)
+        wait_until(lambda: writer not in daemon.left())
+        assert reply_to(address, there.host, there.port) == 0
+        wait_until(lambda: not writers(daemon))
+        (folder / "log").rmdir()
+        daemon.wait_for("log.writer.lost")
+        daemon.wait_for("session.end")
+        assert len(writers(daemon)) == 1
+
+
+def test_standard_error_that_is_a_file_is_written_by_the_writer(folder: Path) -> None:
+    errors = folder / "errors"
+    config = folder / "geproxy.conf"
+    config.write_text(configuration(workers=1))
+    with errors.open("wb") as stderr:
+        process = subprocess.Popen([PROGRAM, "-f", str(config)], stderr=stderr)
+    try:
+        wait_until(lambda: " ready " in errors.read_text())
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        (writer,) = [pid for pid in map(int, children.read_text().split()) if writes_logs(pid)]
+        os.kill(writer, signal.SIGSTOP)
+        process.send_signal(signal.SIGHUP)
+        process.terminate()
+        process.wait(20)
+        os.kill(writer, signal.SIGCONT)
+        wait_until(lambda: " end" in errors.read_text())
+    finally:
+        process.kill()
+        process.wait(20)
