@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Iterable, Sequence
 
 from setproctitle import setproctitle
@@ -19,6 +20,7 @@ from geproxy.process.spawn import MASTERS_SIGNALS
 
 # Chosen here
 FLUSH_SECONDS = 1.0  # the longest that a line waits for a FIFO whose reader is slow
+GATHER_SECONDS = 0.01  # lines of so long are written at one waking, which costs more than they do
 QUEUE_LINES = 1000  # more than the queue holds
 MAX_LINE_BYTES = 1 << 17  # longer than a line can be
 
@@ -107,35 +109,32 @@ def copy_lines(queue: socket.socket, control: socket.socket, sinks: Sequence[Sin
     poll = select.poll()
     poll.register(queue, select.POLLIN)
     poll.register(control, select.POLLIN)
-    while True:
+    sending, told = True, False
+    while sending and not told:
         ready = dict(poll.poll(FLUSH_SECONDS * 1000))
         if control.fileno() in ready:
-            if control.recv(16) == FINISH:
-                _write_waiting(queue, sinks)
-                break
-            poll.unregister(control)  # the master is dead or let go; workers may live still
-        if queue.fileno() in ready:
-            message = queue.recv(MAX_LINE_BYTES)
-            if not message:
-                break
-            sinks[message[0]].pass_on(message[1:])
-        else:
-            for sink in sinks:
-                sink.flush()
+            told = control.recv(16) == FINISH
+            poll.unregister(control)  # or the master is dead or let go; workers may live still
+        elif ready:
+            time.sleep(GATHER_SECONDS)
+        sending = _write_waiting(queue, sinks)
+        for sink in sinks:
+            sink.flush()
     for sink in sinks:
         sink.close()
 
 
-def _write_waiting(queue: socket.socket, sinks: Sequence[Sink]) -> None:
-    """Write what was said until now; whatever comes meanwhile is the next writer's."""
+def _write_waiting(queue: socket.socket, sinks: Sequence[Sink]) -> bool:
+    """Write what is there; False once nobody is left to send."""
     try:
         for _ in range(QUEUE_LINES):
             message = queue.recv(MAX_LINE_BYTES, socket.MSG_DONTWAIT)
             if not message:
-                return
+                return False
             sinks[message[0]].pass_on(message[1:])
     except BlockingIOError:
         pass
+    return True
 
 
 def _say(control: socket.socket, text: str) -> None:
