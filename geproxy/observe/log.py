@@ -196,9 +196,15 @@ class Log:
                     self.warning("log.writer.lost")
 
     def forget(self) -> None:
-        """Give back, in a child, what is the master's alone."""
+        """Give back, in a child that goes on with this log, what is the master's alone."""
         if self._files is not None:
             self._files.forget()
+
+    def drop(self) -> None:
+        """Give everything back, in a child that has another log."""
+        for sink in self._sinks():
+            sink.close()
+        self.forget()
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -64,6 +64,12 @@ class Writer:
         except OSError:
             return b""
 
+    def wait(self, seconds: float) -> None:
+        """Return once it has said something or ended, and after *seconds*."""
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        poll.poll(seconds * 1000)
+
     def tell(self, word: bytes) -> None:
         """Say *word*; one that has died does not hear it."""
         try:
@@ -110,7 +116,7 @@ class LogFiles:
             awaited, seconds = self._next, READY_SECONDS
             if self._parting is not None:
                 awaited, seconds = self._parting, FINISH_SECONDS
-            select.select([awaited.control], [], [], seconds)
+            awaited.wait(seconds)
             self.advance(time.monotonic())
 
     def reopen(self) -> None:
@@ -199,7 +205,10 @@ class LogFiles:
         self._next = self._writer = self._parting = None
 
     def forget(self) -> None:
-        """Give back, in a child, what is the master's alone."""
+        """Give back, in a child, what is the master's alone. Nothing is said or heard: the lines
+        to writers are the master's still.
+        """
+        self._queue.close()
         self._outlet.close()
         for writer in (self._next, self._writer, self._parting):
             if writer is not None:
@@ -211,4 +220,4 @@ def _wait_for_end(writer: Writer, give_up: float) -> None:
         left = give_up - time.monotonic()
         if left <= 0:
             return
-        select.select([writer.control], [], [], left)
+        writer.wait(left)

@@ -89,7 +89,7 @@ class Succession:
             self._forget()
             for other in self.generations():
                 if other is not generation:
-                    other.log.close()  # or its writer would never see the end of the queue
+                    other.log.drop()  # or its writer would never see the end of the queue
             generation.log.forget()
             self._sockets.close_others(generation.settings.listen)
             return self._worker_main(
