@@ -21,8 +21,8 @@ from tests.support.proxy import wait_until
 pytestmark = pytest.mark.slow
 
 CASES = [
-    pytest.param(PLAIN[0], "", 3, id="plain: a master and two workers"),
-    pytest.param(SEALED[0], "aes-256-gcm", 6, id="sealed: two masters and four workers"),
+    pytest.param(PLAIN[0], "", 4, id="plain: a master, two workers, and who writes the log"),
+    pytest.param(SEALED[0], "aes-256-gcm", 8, id="sealed: twice as many"),
 ]
 
 
