@@ -29,6 +29,7 @@ from geproxy.net.udp import open_towards_clients
 from geproxy.observe.line import Lines
 from geproxy.observe.log import Log
 from geproxy.observe.sink import Sink
+from geproxy.process.shared import Shared
 from geproxy.seams import Listener
 from geproxy.session import serve
 from geproxy.site import Site
@@ -72,7 +73,7 @@ class House:
         sink = Sink("memory", self.written, Lines("json"))
         settings: Settings = from_urls(["socks5://127.0.0.1:0"])
         settings = dataclasses.replace(settings, limits=Limits(**limits))  # type: ignore[arg-type]
-        self.site = Site(settings, [], [], Log(sink, sink, level="info"), {}, {})
+        self.site = Site(settings, [], [], Log(sink, sink, level="info"), Shared())
         self.listener = self.site.listeners["listen1"]
         self.held = ExitStack()
 

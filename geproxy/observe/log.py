@@ -181,6 +181,7 @@ class Log:
 
     def reopen(self) -> None:
         """Begin to open the files again, for whoever moved them away. Raises StartError."""
+        self._keys = {}  # the configuration is right: what fails from now on is the system's
         if self._files is not None:
             with self._told():
                 self._files.reopen()
@@ -212,8 +213,8 @@ class Log:
         try:
             yield
         except OSError as error:
-            key = self._keys.get(error.filename or "", "log")
-            raise StartError(_cannot_open(key, error.filename, error)) from error
+            name = error.filename or "the log"
+            raise StartError(_cannot_open(self._keys.get(name, ""), name, error)) from error
 
     def _sinks(self) -> set[Sink]:
         return {self._main, self._access or self._main}
@@ -273,6 +274,6 @@ def open_log(
     return Log(main, sessions, level=level, files=files, keys=keys)
 
 
-def _cannot_open(key: str, name: str | None, error: OSError) -> str:
+def _cannot_open(key: str, name: str, error: OSError) -> str:
     reason = _REASONS.get(error.errno or 0) or error.strerror
-    return f"{key}: cannot open {name or 'it'}: {reason}"
+    return f"{key}{': ' if key else ''}cannot open {name}: {reason}"

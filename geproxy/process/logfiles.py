@@ -45,13 +45,13 @@ class Queued:
 
 
 class Writer:
-    """A process that writes, as its master sees it."""
+    """A process that writes, as its master sees it; whoever bears it buries *pid*."""
 
-    __slots__ = ("born", "control", "ready")
+    __slots__ = ("born", "control", "pid", "ready")
 
     def __init__(self, task: Task) -> None:
         """Bear it. Raises OSError."""
-        self.control = logwriter.bear(task)
+        self.pid, self.control = logwriter.bear(task)
         self.born = time.monotonic()
         self.ready = False  # it has opened the files
 

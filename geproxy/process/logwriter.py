@@ -49,15 +49,17 @@ class Task:
         self.outlet = outlet
 
 
-def bear(task: Task) -> socket.socket:
-    """Fork a writer. Returns the line to it: it says READY, or why not, and waits for GO.
+def bear(task: Task) -> tuple[int, socket.socket]:
+    """Fork a writer. Returns its pid, and the line to it: it says READY, or why not, and waits
+    for GO.
 
     Raises OSError.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             ours.close()
             _become(task, theirs, mask)
     except OSError:
@@ -66,7 +68,7 @@ def bear(task: Task) -> socket.socket:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
-    return ours
+    return pid, ours
 
 
 def _become(task: Task, control: socket.socket, mask: Iterable[int]) -> None:

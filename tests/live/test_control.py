@@ -207,15 +207,24 @@ def test_reload_tells_why_a_port_could_not_be_had(folder: Path) -> None:
 
 
 @for_root
-def test_reload_rolls_back_when_a_worker_cannot_start(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("log", "who"),
+    [
+        pytest.param({}, "the log's writer cannot start", id="the writer of the log"),
+        pytest.param({"target": "syslog"}, "worker 1 could not start", id="a worker"),
+    ],
+)
+def test_reload_rolls_back_when_a_process_cannot_start(
+    folder: Path, log: dict[str, object], who: str
+) -> None:
     with daemon_folder(folder) as daemon, target(echo) as there:
         daemon.prefix = ["setpriv", "--bounding-set=-setgid", "--inh-caps=-setgid"]
         daemon.start()
-        daemon.config.write_text(daemon_configuration(server={"user": "nobody"}))
+        daemon.config.write_text(daemon_configuration(server={"user": "nobody"}, log=log))
         before = sorted(daemon.workers())
         done = daemon.run("reload")
         assert done.returncode == 1
-        assert "could not start: PermissionError" in done.stderr
+        assert f"{who}: PermissionError" in done.stderr
         wait_until(lambda: sorted(daemon.workers()) == before)
         assert reply_to(daemon.address(), there.host, there.port) == 0
 

@@ -206,7 +206,7 @@ def test_a_file_that_cannot_be_opened_again_leaves_the_log_as_it_was(tmp_path: P
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(StartError) as caught:
         open_again(log)
-    problem = f"log.access: cannot open {tmp_path / 'access'}: it is a symbolic link"
+    problem = f"cannot open {tmp_path / 'access'}: it is a symbolic link"
     assert str(caught.value) == problem
     assert len(os.listdir("/proc/self/fd")) == before
     log.info("a")
@@ -231,6 +231,8 @@ def test_failures_that_were_counted_are_written_before_the_end(
         "1970-01-01T00:00:00.000Z warning auth.fail listen=lan client=192.0.2.1:1 user=alice"
         ' reason="wrong password" repeated=37'
     )
+    if finish is not Log.close:
+        log.close()
 
 
 def test_failures_below_the_level_are_not_even_counted(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.support.logs import writes_logs
@@ -166,7 +166,8 @@ class Daemon:
         def gone() -> bool:
             left = self.left()
             for pid in left:
-                os.kill(pid, signal.SIGKILL)  # our descendant: nobody else reaps it
+                with suppress(ProcessLookupError):  # the master has reaped it meanwhile
+                    os.kill(pid, signal.SIGKILL)
             return not left
 
         wait_until(gone)

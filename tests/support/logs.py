@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from geproxy.config.account import Account
 from geproxy.observe.line import Clock
 from geproxy.observe.log import Log
 from geproxy.observe.log import open_log as open_with
@@ -17,10 +20,26 @@ WRITER = b"geproxy: log writer"
 
 
 class WaitingFiles(LogFiles):
-    """Closed only when every line is in its file."""
+    """Closed only when every line is in its file, and its writers have ended and are buried."""
+
+    def __init__(self, paths: Sequence[str], format: str, account: Account | None) -> None:
+        self._pids: set[int] = set()
+        super().__init__(paths, format, account)
+        self._note()
+
+    def _note(self) -> None:
+        for writer in (self._next, self._writer, self._parting):
+            if writer is not None:
+                self._pids.add(writer.pid)
+
+    def reopen(self) -> None:
+        super().reopen()
+        self._note()
 
     def close(self, wait_seconds: float = PATIENCE_SECONDS) -> None:
         super().close(PATIENCE_SECONDS)
+        while self._pids:
+            os.waitpid(self._pids.pop(), 0)
 
 
 def open_log(
