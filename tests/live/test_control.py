@@ -211,7 +211,7 @@ def test_reload_tells_why_a_port_could_not_be_had(folder: Path) -> None:
     ("log", "who"),
     [
         pytest.param({}, "the log's writer cannot start", id="the writer of the log"),
-        pytest.param({"target": "syslog"}, "worker 1 could not start", id="a worker"),
+        pytest.param({"target": "syslog"}, "could not start", id="a worker"),
     ],
 )
 def test_reload_rolls_back_when_a_process_cannot_start(
